@@ -1,0 +1,46 @@
+"""Instants are whole milliseconds since 1970-01-01 UTC; this module words them.
+
+Three spellings leave the program: the API's (`2026-03-11 14:30:05`, UTC, no zone), ISO 8601 for logs and
+webhooks, and RFC 5322 for the Date header.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import TypeAlias
+
+Instant: TypeAlias = int
+"""Milliseconds since the epoch, UTC."""
+
+SECOND_MS = 1_000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+
+def to_datetime(at: Instant) -> datetime:
+    """The instant as an aware datetime in UTC."""
+    return datetime.fromtimestamp(at / 1000, UTC)
+
+
+def api_time(at: Instant | None) -> str | None:
+    """The API's form, `YYYY-MM-DD HH:MM:SS` in UTC; None stays None."""
+    return None if at is None else to_datetime(at).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso_time(at: Instant) -> str:
+    """ISO 8601 with milliseconds and `Z`."""
+    return to_datetime(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def header_date(at: Instant) -> str:
+    """RFC 5322 3.3 date-time, in UTC (`+0000`)."""
+    return format_datetime(to_datetime(at).replace(microsecond=0))
+
+
+def day_start(day: str) -> Instant:
+    """The first instant of a `YYYY-MM-DD` day in UTC. ValueError when it is no such day."""
+    if len(day) != 10:
+        raise ValueError(f"not a day: {day!r}")
+    return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)

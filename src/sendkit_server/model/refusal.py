@@ -1,0 +1,164 @@
+"""Refusals: what we say no to, worded once for every door.
+
+A refusal is the user's doing (a wrong field, a foreign domain, a key without the permission) or our own temporary
+inability, as one value with the API's error name, the sentence, the HTTP status and the SMTP reply. The doors only
+word it. The other two kinds never mix with it: an *outcome* is the remote server's doing (model/outcome.py), a
+*fault* is ours, an exception, answered 500 or 451 at the door's outermost edge.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+DOC_URL = "docs/errors.md"
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """One structured no.
+
+    field: the member at fault as a path (`to[1]`), None when it is none.  retry_after_s: seconds, for 429 and 503.
+    smtp: code, enhanced code; the text is made by smtp_text unless smtp_fixed stands as the whole reply's text.
+    """
+
+    name: str
+    message: str
+    http_status: int = 422
+    smtp_code: int = 550
+    smtp_enhanced: str = "5.6.0"
+    field: str | None = None
+    retry_after_s: int | None = None
+    smtp_fixed: str | None = None
+    allow: str | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.http_status in (408, 429, 500, 503, 507) or (self.smtp_code < 500 and self.http_status >= 500)
+
+    @property
+    def smtp_text(self) -> str:
+        """The text behind the SMTP codes: the fixed one, else `name: message`."""
+        return self.smtp_fixed or f"{self.name}: {self.message}"
+
+
+class Refused(Exception):  # noqa: N818 - it carries a refusal, it is no fault
+    """Raised inside a room's own checks to leave with a refusal; never crosses a room's public function."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def invalid(message: str, field: str | None = None) -> Refusal:
+    """422 validation_error / 550 5.6.0: what was handed in is wrong."""
+    return Refusal("validation_error", message, field=field)
+
+
+def spoken(field: str) -> str:
+    """A member's name as the contract's sentences say it: blanks for underscores."""
+    return field.replace("_", " ")
+
+
+def required(field: str) -> Refusal:
+    """`The to field is required.`"""
+    return invalid(f"The {spoken(field)} field is required.", field)
+
+
+def bad_address(field: str, path: str | None = None) -> Refusal:
+    """`The 'to' field contains an invalid email address`"""
+    return Refusal(
+        "validation_error",
+        f"The '{field}' field contains an invalid email address",
+        smtp_code=553 if field == "to" else 550,
+        smtp_enhanced="5.1.3" if field == "to" else "5.6.0",
+        smtp_fixed=f"The '{field}' field contains an invalid email address" if field == "to" else None,
+        field=path or field,
+    )
+
+
+def wrong_type(field: str, expected: str) -> Refusal:
+    """`The subject field must be a string.`"""
+    return invalid(f"The {spoken(field)} field must be {expected}.", field)
+
+
+def too_long(field: str, limit: int) -> Refusal:
+    """`The subject field must not be greater than 998 characters.`"""
+    return invalid(f"The {spoken(field)} field must not be greater than {limit:,} characters.".replace(",", ""), field)
+
+
+def not_built_yet(field: str) -> Refusal:
+    """A member or header of the contract that this version does not know how to obey: named, never ignored."""
+    return invalid(f"'{field}' is not supported yet", field)
+
+
+def message_too_large(limit_bytes: int) -> Refusal:
+    """422 / 552 5.3.4: the composed mail would be over the limit."""
+    return Refusal(
+        "validation_error",
+        f"The email is too large: the limit is {limit_bytes} bytes.",
+        smtp_code=552,
+        smtp_enhanced="5.3.4",
+        smtp_fixed=f"Message too large: the limit is {limit_bytes} bytes",
+    )
+
+
+MISSING_KEY = Refusal(
+    "missing_api_key",
+    "Missing API key. Send it as 'Authorization: Bearer sk_...'.",
+    401,
+    530,
+    "5.7.0",
+    smtp_fixed="Authentication required",
+)
+INVALID_KEY = Refusal(
+    "invalid_api_key", "The API key is invalid.", 401, 535, "5.7.8", smtp_fixed="Authentication failed"
+)
+NOT_FOUND = Refusal("not_found", "Not found.", 404)
+DOMAIN_NOT_VERIFIED = Refusal(
+    "validation_error",
+    "The from address domain is not verified.",
+    422,
+    550,
+    "5.7.1",
+    field="from",
+)
+CANNOT_COMMIT = Refusal(
+    "internal_server_error",
+    "The server cannot store anything right now; nothing was accepted. Try again.",
+    503,
+    451,
+    "4.3.0",
+    retry_after_s=5,
+    smtp_fixed="Temporary failure, try again",
+)
+DISK_FULL = Refusal(
+    "internal_server_error",
+    "The server is low on disk space; nothing was accepted. Try again later.",
+    507,
+    452,
+    "4.3.1",
+    retry_after_s=60,
+    smtp_fixed="Insufficient system storage",
+)
+SHUTTING_DOWN = Refusal(
+    "internal_server_error",
+    "The server is shutting down; nothing was accepted. Try again.",
+    503,
+    421,
+    "4.3.2",
+    retry_after_s=5,
+    smtp_fixed="Service shutting down",
+)
+UNEXPECTED = Refusal(
+    "internal_server_error",
+    "Something went wrong on the server; it has been logged.",
+    500,
+    451,
+    "4.3.0",
+    smtp_fixed="Temporary failure, try again",
+)
+
+
+def restricted(permission: str) -> Refusal:
+    """401 restricted_api_key: the key is right, but may not do this."""
+    return Refusal("restricted_api_key", f"This API key needs the permission {permission}.", 401, 550, "5.7.1")

@@ -1,0 +1,1 @@
+"""What is durable: schema, migrations, the writer, hot operations per engine, management queries."""
