@@ -1,1 +1,5 @@
-""""""
+"""The `sendkit` command."""
+
+from sendkit_server.cli.main import main
+
+__all__ = ["main"]

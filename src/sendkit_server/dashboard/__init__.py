@@ -1,1 +1,1 @@
-""""""
+"""Door: pages for people."""

@@ -1,1 +1,22 @@
-""""""
+"""Bytes reach the recipient's server: routes, lanes, connections, and what became of each recipient."""
+
+from sendkit_server.deliver.deliverer import Deliverer, DeliveryStore
+from sendkit_server.deliver.office import LaneView
+from sendkit_server.deliver.probe import ProbeResult, probe
+from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost, parse_routes
+from sendkit_server.deliver.settings import DeliverySettings, Timeouts
+
+__all__ = [
+    "Capture",
+    "Deliverer",
+    "DeliverySettings",
+    "DeliveryStore",
+    "Direct",
+    "LaneView",
+    "ProbeResult",
+    "Route",
+    "Smarthost",
+    "Timeouts",
+    "parse_routes",
+    "probe",
+]

@@ -1,13 +1,13 @@
 """Instants are whole milliseconds since 1970-01-01 UTC; this module words them.
 
-Three spellings leave the program: the API's (`2026-03-11 14:30:05`, UTC, no zone), ISO 8601 for logs and
-webhooks, and RFC 5322 for the Date header.
+Two spellings leave the program: the API's (`2026-03-11 14:30:05`, UTC, no zone), and RFC 5322 for the Date header.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import TypeAlias
 
 Instant: TypeAlias = int
@@ -29,14 +29,14 @@ def api_time(at: Instant | None) -> str | None:
     return None if at is None else to_datetime(at).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def iso_time(at: Instant) -> str:
-    """ISO 8601 with milliseconds and `Z`."""
-    return to_datetime(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def header_date(at: Instant) -> str:
     """RFC 5322 3.3 date-time, in UTC (`+0000`)."""
-    return format_datetime(to_datetime(at).replace(microsecond=0))
+    return _header_date(at // SECOND_MS)
+
+
+@lru_cache(maxsize=1024)  # the mails of one second share it
+def _header_date(second: int) -> str:
+    return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
 def day_start(day: str) -> Instant:

@@ -173,7 +173,7 @@ class CheckedRecipient(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
-class Warning_(msgspec.Struct, frozen=True):  # noqa: N801 - `Warning` is a builtin
+class Warning_(msgspec.Struct, frozen=True):
     """Something that was accepted but will hurt, and how to mend it."""
 
     name: str

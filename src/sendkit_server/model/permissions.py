@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 EMAILS_SEND = "emails:send"
-READ_WRITE = ("domains", "keys", "senders", "templates", "suppressions", "contacts", "webhooks", "queue", "inbox", "team")
+READ_WRITE = (
+    "domains",
+    "keys",
+    "senders",
+    "templates",
+    "suppressions",
+    "contacts",
+    "webhooks",
+    "queue",
+    "inbox",
+    "team",
+)
 ALL: frozenset[str] = frozenset(
     [f"emails:{action}" for action in ("send", "read", "content", "write")]
     + [f"{resource}:{action}" for resource in READ_WRITE for action in ("read", "write")]

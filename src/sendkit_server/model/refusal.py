@@ -41,7 +41,7 @@ class Refusal(msgspec.Struct, frozen=True):
         return self.smtp_fixed or f"{self.name}: {self.message}"
 
 
-class Refused(Exception):  # noqa: N818 - it carries a refusal, it is no fault
+class Refused(Exception):
     """Raised inside a room's own checks to leave with a refusal; never crosses a room's public function."""
 
     def __init__(self, refusal: Refusal) -> None:

@@ -13,9 +13,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     The default window is 48 h: RFC 5321 4.5.4.1 asks for 4–5 days, but transactional mail is stale long before.
     """
 
-    delays_ms: tuple[int, ...] = tuple(
-        [m * MINUTE_MS for m in (1, 5, 15, 30)] + [h * HOUR_MS for h in (1, 2, 4)]
-    )
+    delays_ms: tuple[int, ...] = tuple([m * MINUTE_MS for m in (1, 5, 15, 30)] + [h * HOUR_MS for h in (1, 2, 4)])
     window_ms: int = 48 * HOUR_MS
 
 

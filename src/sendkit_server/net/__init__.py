@@ -1,1 +1,1 @@
-"""The only way out: resolver, address guard on the connected address, TLS contexts, connections."""
+"""The only way out: names to addresses, addresses that may be connected to, connections and their TLS."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.mail import Content, Message, Recipient
+from sendkit_server.model.mail import Content, Message, Recipient, Tag
 from sendkit_server.model.outcome import Attempt
 from sendkit_server.model.status import Status
 
@@ -58,4 +58,46 @@ class Completion(msgspec.Struct, frozen=True):
     attempt: Attempt | None
     updates: tuple[RecipientUpdate, ...]
     events: tuple[NewEvent, ...]
+    at: Instant
     captured: bytes | None = None
+
+
+class NewMessage(msgspec.Struct, frozen=True):
+    """A message to be inserted. owned_sites: those whose recipients this node takes at once."""
+
+    message: Message
+    recipients: tuple[Recipient, ...]
+    owned_sites: frozenset[str]
+
+
+class NewMail(msgspec.Struct, frozen=True):
+    """One call's consequence: one content and the messages made from it, stored in one transaction.
+
+    parent_id: the call it came in with.  owner: this node's incarnation.  size_bytes: of the content as handed in.
+    """
+
+    parent_id: str
+    owner: int
+    content: Content
+    size_bytes: int
+    messages: tuple[NewMessage, ...]
+    tags: tuple[Tag, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    stream: str = "transactional"
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A request for due recipients.
+
+    after_site: where the round over the sites goes on.  per_site, limit: recipients.  body_bytes: how much content
+    may be loaded along.  max_sites: how many sites are looked at before the claim answers with what it has.
+    """
+
+    owner: int
+    now: Instant
+    exclude_sites: frozenset[str]
+    per_site: int
+    limit: int
+    after_site: str = ""
+    body_bytes: int = 16 * 1024 * 1024
+    max_sites: int = 2000

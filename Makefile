@@ -1,0 +1,42 @@
+# make run    start a server for development
+# make test   everything that the tests need, then all tests
+# make check  lint, types, import arrows
+
+PYTEST = .venv/bin/python -m pytest
+WORKERS ?= auto
+
+.PHONY: setup dev run test test-long check format bench clean
+
+setup:
+	@sh scripts/setup.sh
+
+dev:
+	@sh scripts/setup.sh dev
+
+run: setup
+	@exec .venv/bin/sendkit serve --dev
+
+test: dev
+	@sh scripts/peers.sh
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not long"
+
+test-long: dev
+	@sh scripts/peers.sh
+	$(PYTEST) -m long
+
+check: dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: dev
+	@sh scripts/peers.sh bench
+	.venv/bin/python benchmarks/run.py
+
+clean:
+	rm -rf .venv .cache

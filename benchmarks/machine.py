@@ -1,0 +1,73 @@
+"""What a run ran on: without that, its figures mean nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+FSYNCS = 200
+
+
+def describe(directory: Path) -> dict[str, str]:
+    """Machine, versions, and what making 4 KB durable costs in this directory."""
+    fsyncs = sorted(fsync_ms(directory))
+    return {
+        "cpu": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "cryptography": version("cryptography"),
+        "sendkit": version("sendkit-server"),
+        "postfix": _postfix(),
+        # Beside other work on the machine Postfix's many processes get a bigger share of it than our one.
+        "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "fsync of 4 KB": f"p50 {median(fsyncs):.2f} ms, p99 {fsyncs[-len(fsyncs) // 100 - 1]:.2f} ms",
+    }
+
+
+def fsync_ms(directory: Path) -> list[float]:
+    """How long appended 4 KB take to be on the disk, each time."""
+    path = directory / "fsync"
+    times = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(FSYNCS):
+            file.write(bytes(4096))
+            started = perf_counter()
+            os.fdatasync(file.fileno())
+            times.append((perf_counter() - started) * 1000)
+    path.unlink()
+    return times
+
+
+def resident_mb(pid: int) -> tuple[float, float]:
+    """A process's resident memory now, and the most it ever had."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return tuple(int(found[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]  # two names, two values
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used, in all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _postfix() -> str:
+    found = subprocess.run(
+        ["/usr/sbin/postconf", "-d", "-h", "mail_version"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "none"

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Brings the real programs that tests run against: swaks, PHPMailer, Node with its packages, and strace and faketime for
+# disks that fail and clocks that jump; with "bench" also Postfix.
+# As root or with sudo -n they are installed by apt. Elsewhere what is missing is named, and its tests are reported as
+# not run; in CI (CI=true) it is an error.
+set -eu
+cd "$(dirname "$0")/.."
+missing=
+for pair in swaks:swaks node:nodejs npm:npm curl:curl openssl:openssl php:php-cli \
+    strace:strace faketime:faketime /usr/share/php/libphp-phpmailer/autoload.php:libphp-phpmailer ${1:+postconf:postfix}; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || [ -e "${pair%%:*}" ] || [ -x "/usr/sbin/${pair%%:*}" ] || missing="$missing ${pair#*:}"
+done
+if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1; then
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root="sudo -n"
+    if [ -z "$as_root" ] || sudo -n true 2>/dev/null; then
+        $as_root apt-get update -q >/dev/null
+        # shellcheck disable=SC2086 # a list of words
+        DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -q --no-install-recommends $missing >/dev/null
+        missing=
+    fi
+fi
+if [ -n "$missing" ]; then
+    echo "Not installed, so their tests will not run:$missing" >&2
+    [ "${CI:-}" != true ] || exit 1
+fi
+# The Node packages of the tests, at exact versions.
+if command -v npm >/dev/null 2>&1; then
+    wanted=$(cksum <tests/peers/node/package.json)
+    if [ "$(cat .cache/node/.installed 2>/dev/null || true)" != "$wanted" ]; then
+        rm -rf .cache/node && mkdir -p .cache/node
+        cp tests/peers/node/package.json .cache/node/
+        (cd .cache/node && npm install --silent --no-audit --no-fund --ignore-scripts)
+        echo "$wanted" >.cache/node/.installed
+    fi
+fi

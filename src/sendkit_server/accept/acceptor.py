@@ -1,0 +1,367 @@
+"""accept: the one way in. Both doors hand their submission here; out comes a durable mail or one refusal.
+
+Order of the checks: key and permission → fields → domain → size. The reply may be sent once `accept` has returned: the commit is
+on the disk by then. What this node has room for is stored as already its own and handed to delivery in memory; the
+rest is stored unowned and claimed later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from sendkit_server.accept import fields, raw
+from sendkit_server.accept.fields import Checked
+from sendkit_server.events.metrics import Metrics
+from sendkit_server.model import refusal
+from sendkit_server.model.address import Mailbox
+from sendkit_server.model.ids import ENTROPY_BYTES, make_id
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.mail import (
+    Accepted,
+    AcceptedMessage,
+    ApiKey,
+    CheckedRecipient,
+    Content,
+    Door,
+    Message,
+    PartsContent,
+    RawContent,
+    RawSubmission,
+    Recipient,
+    Role,
+    Submission,
+    Warning_,
+)
+from sendkit_server.model.permissions import EMAILS_SEND
+from sendkit_server.model.refusal import Refusal, Refused
+from sendkit_server.store.directory import SendingDomain
+from sendkit_server.store.errors import StoreFull, StoreUnavailable
+from sendkit_server.store.store import Store
+from sendkit_server.store.values import Job, NewMail, NewMessage
+from sendkit_server.wire.mime import build, estimated_size
+
+log = structlog.get_logger("accept")
+
+NO_TEXT_PART = Warning_(
+    "no_text_part", "This mail has no text part.", "Send `text` too: some readers and filters look only at it."
+)
+NOT_VERIFIED = Warning_(
+    "domain_not_verified",
+    "The from address domain is not verified; a live key would be refused.",
+    "Add the domain, publish its DNS records, and verify it.",
+)
+
+
+class AcceptSettings(msgspec.Struct, frozen=True):
+    """Limits of one message."""
+
+    max_message_bytes: int = 41_943_040
+    max_recipients: int = 50
+    strict_test: bool = False
+
+
+class Handover(Protocol):
+    """How an accepted mail reaches delivery without a look at the store. app gives one object to both."""
+
+    def has_room(self, site: str, size_bytes: int) -> bool:
+        """Whether delivery would take a job for this site now."""
+
+    def foresee(self, job: Job) -> None:
+        """This job will be offered when its commit is done: what can be prepared meanwhile may be."""
+
+    def forget(self, job: Job) -> None:
+        """The commit of a foreseen job has failed: there is no such mail."""
+
+    def offer(self, job: Job) -> None:
+        """Takes a job whose recipients this node owns, after the commit."""
+
+    def wake(self) -> None:
+        """There is unowned work."""
+
+
+class Acceptor:
+    """Turns submissions into stored messages. closed: a refusal that answers everything (draining, disk full)."""
+
+    def __init__(
+        self,
+        settings: AcceptSettings,
+        store: Store,
+        handover: Handover,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], Instant],
+        entropy: Callable[[int], bytes],
+        warnings: Callable[[], tuple[Warning_, ...]],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._handover = handover
+        self._metrics = metrics
+        self._clock = clock
+        self._entropy = entropy
+        self._warnings = warnings
+        self._accepted = {door: metrics.accepted.labels(door) for door in Door}
+        self._storing = 0
+        self.closed: Refusal | None = None
+
+    @property
+    def storing(self) -> int:
+        """Mails whose commit is awaited: how busy the doors are."""
+        return self._storing
+
+    def check_mail(self, key: ApiKey) -> Refusal | None:
+        """Whether this key may send at all; asked before a door takes a whole mail in."""
+        if self.closed is not None:
+            return self.closed
+        return None if EMAILS_SEND in key.permissions else refusal.restricted(EMAILS_SEND)
+
+    async def accept(self, submission: Submission) -> Accepted | Refusal:
+        """Accepts an API call: one message for each `to` address, each seeing only itself."""
+        refused = self.check_mail(submission.key)
+        if refused is not None:
+            return refused
+        try:
+            values = fields.checked(submission, self._settings.max_recipients)
+            domain = await self._sending_domain(submission.key, values.from_)
+            content = _parts(values)
+            size = await self._checked_size(values, content)
+        except Refused as error:
+            return error.refusal
+        warnings = self._warnings_for(submission.key, domain, no_text=values.text is None)
+        if submission.check_only:
+            return Accepted((), _checked(values), warnings, checked_only=True)
+        now = self._clock()
+        new = self._messages(submission, values, domain, size, now)
+        mail = NewMail(
+            parent_id=_of_call("req", new[0].message.id),
+            owner=self._store.owner,
+            content=content,
+            size_bytes=size,
+            messages=tuple(new),
+            tags=submission.tags,
+            metadata=submission.metadata,
+        )
+        return await self._stored(mail, Door.HTTP, _checked(values), warnings)
+
+    async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:
+        """Accepts an SMTP transaction: one message with the envelope's recipients, headers as written."""
+        refused = self.check_mail(submission.key)
+        if refused is not None:
+            return refused
+        try:
+            head = raw.checked(submission, self._settings.max_message_bytes)
+            domain = await self._sending_domain(submission.key, head.from_)
+        except Refused as error:
+            return error.refusal
+        now = self._clock()
+        message_id = self._id("msg", now)
+        message = Message(
+            id=message_id,
+            team_id=submission.key.team_id,
+            content_id=_of_call("con", message_id),
+            door=Door.SMTP,
+            key_id=submission.key.id,
+            from_=head.from_,
+            to=head.to,
+            cc=head.cc,
+            subject=head.subject,
+            message_id=head.message_id or f"<{message_id}@{head.from_.domain}>",
+            created_at=now,
+            domain_id=domain.id if domain else None,
+            capture=submission.capture or submission.key.test,
+            protocol=submission.protocol,
+        )
+        new = self._owned(message, raw.with_roles(submission.recipients, head), len(submission.raw))
+        mail = NewMail(
+            parent_id=_of_call("req", message_id),
+            owner=self._store.owner,
+            content=RawContent(submission.raw),
+            size_bytes=len(submission.raw),
+            messages=(new,),
+        )
+        checked = tuple(CheckedRecipient(mailbox.address) for mailbox in submission.recipients)
+        return await self._stored(mail, Door.SMTP, checked, self._warnings_for(submission.key, domain, no_text=False))
+
+    async def _sending_domain(self, key: ApiKey, from_: Mailbox) -> SendingDomain | None:
+        """The domain that the key may send from; None only for a test key's foreign From."""
+        try:
+            cached = self._store.cached_domain(key.team_id, from_.domain)
+            domain = cached[0] if cached is not None else await self._store.domain(key.team_id, from_.domain)
+        except StoreUnavailable:
+            raise Refused(refusal.CANNOT_COMMIT) from None
+        sendable = domain is not None and domain.sendable
+        if sendable and (key.domain_id is None or (domain is not None and key.domain_id == domain.id)):
+            return domain
+        if key.test and key.domain_id is None and not self._settings.strict_test:
+            return None
+        raise Refused(refusal.DOMAIN_NOT_VERIFIED)
+
+    async def _checked_size(self, values: Checked, content: PartsContent) -> int:
+        """About how large the composed mail is; Refused when it is over the limit."""
+        limit = self._settings.max_message_bytes
+        size = estimated_size(content, (values.from_, *values.to, *values.cc, *values.reply_to))
+        if size <= limit:
+            return size
+        # The estimate is an upper bound: a mail near the limit is composed to know. Base64 makes 4 bytes of 3, so what
+        # is over twice the limit as an estimate is over it in truth.
+        size = size if size > 2 * limit else await asyncio.to_thread(_composed_size, values, content)
+        if size > limit:
+            raise Refused(refusal.message_too_large(limit))
+        return size
+
+    def _warnings_for(self, key: ApiKey, domain: SendingDomain | None, *, no_text: bool) -> tuple[Warning_, ...]:
+        found = () if key.test else self._warnings()
+        if domain is None:
+            found = (NOT_VERIFIED, *found)
+        return (NO_TEXT_PART, *found) if no_text else found
+
+    def _messages(
+        self, submission: Submission, values: Checked, domain: SendingDomain | None, size_bytes: int, now: Instant
+    ) -> list[NewMessage]:
+        """One message a `to` address; cc and bcc travel once, with the first."""
+        key, content_id = submission.key, ""
+        found: list[NewMessage] = []
+        for index, to in enumerate(values.to):
+            message_id = self._id("msg", now)
+            content_id = content_id or _of_call("con", message_id)
+            message = Message(
+                id=message_id,
+                team_id=key.team_id,
+                content_id=content_id,
+                door=Door.HTTP,
+                key_id=key.id,
+                from_=values.from_,
+                to=(to,),
+                cc=() if index else values.cc,
+                subject=values.subject,
+                message_id=values.message_id or f"<{message_id}@{values.from_.domain}>",
+                created_at=now,
+                domain_id=domain.id if domain else None,
+                capture=key.test,
+            )
+            roles = [(to, Role.TO)]
+            if index == 0:
+                roles += [(cc, Role.CC) for cc in values.cc] + [(bcc, Role.BCC) for bcc in values.bcc]
+            found.append(self._owned(message, roles, size_bytes))
+        return found
+
+    def _owned(self, message: Message, roles: list[tuple[Mailbox, Role]], size_bytes: int) -> NewMessage:
+        """The message with its recipients, as this node's own at the sites that delivery has room for."""
+        recipients = tuple(Recipient(n, mailbox, role) for n, (mailbox, role) in enumerate(roles))
+        sites = {mailbox.domain for mailbox, _ in roles}
+        return NewMessage(
+            message, recipients, frozenset(site for site in sites if self._handover.has_room(site, size_bytes))
+        )
+
+    async def _stored(
+        self, mail: NewMail, door: Door, checked: tuple[CheckedRecipient, ...], warnings: tuple[Warning_, ...]
+    ) -> Accepted | Refusal:
+        started = perf_counter()
+        # A client that hangs up cancels this task, and with it its own future, not the commit; what was committed must
+        # still reach delivery. The callback does what asyncio.shield would, and the hand-over, at half the cost.
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        jobs = [job for new in mail.messages for job in _jobs(new, mail.content, mail.size_bytes)]
+        for job in jobs:
+            self._handover.foresee(job)
+        self._storing += 1
+        self._store.accept(mail).add_done_callback(lambda done: self._committed(done, told, mail, jobs))
+        try:
+            await told
+        except StoreFull:
+            return refusal.DISK_FULL
+        except StoreUnavailable:
+            return refusal.CANNOT_COMMIT
+        self._metrics.accept_seconds.observe(perf_counter() - started)
+        self._accepted[door].inc(len(mail.messages))
+        for new in mail.messages:
+            log.info(
+                "mail.accepted",
+                message=new.message.id,
+                door=door,
+                recipients=len(new.recipients),
+                size_bytes=mail.size_bytes,
+                parent=mail.parent_id,
+            )
+        messages = tuple(
+            AcceptedMessage(
+                id=new.message.id,
+                to=", ".join(mailbox.address for mailbox in new.message.to),
+                status="captured" if new.message.capture else "queued",
+            )
+            for new in mail.messages
+        )
+        return Accepted(messages, checked, warnings)
+
+    def _committed(
+        self, done: asyncio.Future[None], told: asyncio.Future[None], mail: NewMail, jobs: Sequence[Job]
+    ) -> None:
+        self._storing -= 1
+        error = done.exception()
+        for job in jobs:
+            if error is None:
+                self._handover.offer(job)
+            else:
+                self._handover.forget(job)
+        if not told.done():
+            if error is None:
+                told.set_result(None)
+            else:
+                told.set_exception(error)
+        if error is None and any(
+            one.mailbox.domain not in new.owned_sites for new in mail.messages for one in new.recipients
+        ):
+            self._handover.wake()
+
+    def _id(self, prefix: str, now: Instant) -> str:
+        return make_id(prefix, now, self._entropy(ENTROPY_BYTES))
+
+
+def _composed_size(values: Checked, content: PartsContent) -> int:
+    first = values.from_
+    return len(
+        build(content, from_=first, to=values.to, cc=values.cc, date=0, message_id="<size@size.invalid>", seed="")
+    )
+
+
+def _of_call(prefix: str, message_id: str) -> str:
+    """The id of what a call makes once, after its first message: as unique, and seen to belong together."""
+    return prefix + message_id[message_id.index("_") :]
+
+
+def _parts(values: Checked) -> PartsContent:
+    return PartsContent(
+        subject=values.subject,
+        html=values.html,
+        text=values.text,
+        reply_to=values.reply_to,
+        headers=values.headers,
+        attachments=values.attachments,
+    )
+
+
+def _checked(values: Checked) -> tuple[CheckedRecipient, ...]:
+    return tuple(CheckedRecipient(one.address) for group in (values.to, values.cc, values.bcc) for one in group)
+
+
+def _jobs(new: NewMessage, content: Content, size_bytes: int) -> list[Job]:
+    """What is already this node's own, one job a site, with fence 1 as it was inserted."""
+    if len(new.recipients) == 1:
+        site = new.recipients[0].mailbox.domain
+        return [Job(new.message, new.recipients, site, size_bytes, 1, content)] if site in new.owned_sites else []
+    return [
+        Job(
+            new.message,
+            tuple(recipient for recipient in new.recipients if recipient.mailbox.domain == site),
+            site,
+            size_bytes,
+            1,
+            content,
+        )
+        for site in sorted(new.owned_sites)
+    ]

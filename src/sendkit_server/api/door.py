@@ -1,0 +1,123 @@
+"""The HTTP door as one ASGI application.
+
+Order of the checks: route → verb → key → permission → body → handler. Whatever happens, the answer is JSON in the
+contract's shape; a fault of ours is logged with its request's id and answered 500 without its insides.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from sendkit_server.api.http import (
+    ClientGone,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    bearer,
+    path_segments,
+    read_body,
+    refusal_response,
+    send_response,
+)
+from sendkit_server.api.routes import ROUTES, Route, Router
+from sendkit_server.api.service import Service
+from sendkit_server.model import refusal
+from sendkit_server.model.mail import ApiKey
+from sendkit_server.model.refusal import Refusal, Refused
+from sendkit_server.store.errors import StoreUnavailable
+
+MAX_PATH_CHARACTERS = 4_096
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+log = structlog.get_logger("api")
+
+
+class HttpDoor:
+    """Routes a request, checks its key, and answers. Paths are served bare and under `/v1`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._router = Router()
+        service.routes = ROUTES
+        self._doc_url = f"{service.public_url}/docs"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        method: str = scope["method"]
+        unread: Receive | None = None
+        try:
+            response = await self._answer(scope, receive)
+        except Refused as refused:
+            response = self._refused(refused.refusal)
+            unread = receive if refused.refusal.http_status in (408, 413) else None
+        except StoreUnavailable as error:
+            log.warning("api.store_unavailable", path=scope["path"], error=str(error))
+            response = self._refused(refusal.CANNOT_COMMIT)
+        except ClientGone:
+            return
+        except Exception:
+            log.exception("api.fault", method=method, path=scope["path"])
+            response = self._refused(refusal.UNEXPECTED)
+        await send_response(scope, send, response, head=method == "HEAD", unread=unread)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        method: str = scope["method"]
+        raw_path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        if len(raw_path) > MAX_PATH_CHARACTERS:
+            return self._refused(refusal.NOT_FOUND)
+        segments = path_segments(raw_path)
+        if segments and segments[0] == "v1":
+            del segments[0]
+        match = self._router.find(method, segments)
+        if match is None or any("\0" in segment for segment in segments):
+            return self._refused(refusal.NOT_FOUND)
+        if match.route is None:
+            return self._refused(_wrong_verb(method, match.allowed))
+        headers = dict(scope["headers"])
+        request = Request(
+            method=method,
+            path="/" + "/".join(segments),
+            query_string=scope["query_string"].decode("latin-1"),
+            headers=headers,
+            path_args=match.arguments,
+            client=(scope.get("client") or ("", 0))[0],
+        )
+        if match.route.permission is not None:
+            refused = await self._check_key(match.route, request)
+            if refused is not None:
+                return self._refused(refused)
+        if method in BODY_METHODS:
+            request.body = await read_body(scope, headers, receive)
+        result = await match.route.handler(self._service, request)
+        return self._refused(result) if isinstance(result, Refusal) else result
+
+    async def _check_key(self, route: Route, request: Request) -> Refusal | None:
+        secret = bearer(request.headers)
+        if secret is None:
+            return refusal.MISSING_KEY
+        service = self._service
+        now = service.clock()
+        cached = service.store.cached_key(secret, now)
+        key: ApiKey | None = cached[0] if cached is not None else await service.store.key(secret, now)
+        if key is None:
+            return refusal.INVALID_KEY
+        assert route.permission is not None
+        if route.permission not in key.permissions:
+            return refusal.restricted(route.permission)
+        request.key = key
+        service.used(key)
+        return None
+
+    def _refused(self, refused: Refusal) -> Response:
+        self._service.metrics.errors.labels(refused.name, "http").inc()
+        return refusal_response(refused, self._doc_url)
+
+
+def _wrong_verb(method: str, allowed: tuple[str, ...]) -> Refusal:
+    verbs = ", ".join(allowed)
+    shown = method if method.isalpha() and len(method) <= 16 else "This method"
+    base = Refusal("method_not_allowed", f"{shown} is not allowed here; use {verbs or 'another path'}.", 405)
+    return msgspec.structs.replace(base, allow=verbs)

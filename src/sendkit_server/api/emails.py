@@ -1,0 +1,136 @@
+"""Emails: send, read, list, attempts; what waits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from sendkit_server.api import payload, shapes
+from sendkit_server.api.http import Request, Response, json_response, listed, page
+from sendkit_server.api.service import Service
+from sendkit_server.manage.queue import MAX_LANES, waiting
+from sendkit_server.model.instant import DAY_MS, Instant, api_time, day_start
+from sendkit_server.model.mail import Door
+from sendkit_server.model.refusal import Refusal, Refused, invalid
+from sendkit_server.model.status import Status
+from sendkit_server.store.queries import emails as queries
+from sendkit_server.store.queries.emails import MAX_COUNT, Email, EmailFilter
+
+LARGE_BODY_BYTES = 1_000_000
+_EMAIL_NOT_FOUND = Refusal("not_found", "Email not found.", 404)
+
+
+async def send(service: Service, request: Request) -> Response | Refusal:
+    """POST /emails"""
+    assert request.key is not None
+    if len(request.body) > LARGE_BODY_BYTES:
+        # Decoding tens of megabytes takes a good part of a second; other requests go on meanwhile.
+        submission = await service.in_thread(payload.submission, request.key, request.headers, request.body)
+    else:
+        submission = payload.submission(request.key, request.headers, request.body)
+    result = await service.acceptor.accept(submission)
+    return result if isinstance(result, Refusal) else json_response(shapes.accepted(result))
+
+
+async def read(service: Service, request: Request) -> Response | Refusal:
+    """GET /emails/{id}: by id or Message-ID"""
+    found = await _find(service, request)
+    return _EMAIL_NOT_FOUND if found is None else json_response(shapes.email(found))
+
+
+async def attempts(service: Service, request: Request) -> Response | Refusal:
+    """GET /emails/{id}/attempts"""
+    found = await _find(service, request)
+    if found is None:
+        return _EMAIL_NOT_FOUND
+    rows = await service.store.read(
+        lambda connection: queries.list_attempts(connection, request.team_id, found.message.id)
+    )
+    return json_response({"object": "list", "has_more": False, "data": [shapes.attempt(row, found) for row in rows]})
+
+
+async def list_(service: Service, request: Request) -> Response | Refusal:
+    """GET /emails"""
+    query = request.query()
+    current, per_page = page(query)
+    chosen = filter_of(request.team_id, query)
+    found, total = await service.store.read(
+        lambda connection: queries.list_emails(connection, chosen, (current - 1) * per_page, per_page)
+    )
+    data = [shapes.email(one) for one in found]
+    return json_response(listed(f"{service.public_url}/emails", query, data, total, total >= MAX_COUNT))
+
+
+async def queue(service: Service, request: Request) -> Response | Refusal:
+    """GET /queue: what waits, by site, and why"""
+    lanes = await waiting(service.store, request.team_id)
+    data = [
+        {
+            "site": lane.site,
+            "waiting": lane.waiting,
+            "in_flight": lane.in_flight,
+            "oldest": api_time(lane.oldest),
+            "last_answer": lane.last_answer,
+            "next_attempt_at": api_time(lane.next_attempt_at),
+            "reason": lane.reason,
+            "held": False,
+        }
+        for lane in lanes
+    ]
+    return json_response({"object": "list", "has_more": len(lanes) == MAX_LANES, "data": data})
+
+
+async def not_built(service: Service, request: Request) -> Response | Refusal:
+    """A path of the contract that this version does not serve: named, so that nobody looks for a typing error."""
+    return Refusal("not_found", f"{request.method} {request.path} is not supported yet.", 404)
+
+
+async def _find(service: Service, request: Request) -> Email | None:
+    name = request.path_args[0]
+    if len(name) > 998:
+        return None
+    return await service.store.read(lambda connection: queries.find_email(connection, request.team_id, name))
+
+
+_LABELLED = re.compile(r"metadata\[(.{1,64})\]")
+
+
+def filter_of(team_id: int, query: Mapping[str, str]) -> EmailFilter:
+    """The filter that a query string asks for; an unknown member is ignored, a wrong value is refused by name."""
+    status = query.get("status") or None
+    if status is not None and status not in set(Status):
+        raise Refused(invalid(f"The status field must be one of {', '.join(Status)}.", "status"))
+    door = query.get("door") or None
+    if door is not None and door not in set(Door):
+        raise Refused(invalid("The door field must be http or smtp.", "door"))
+    message_id = query.get("message_id") or None
+    if message_id is not None and not message_id.startswith("<"):
+        message_id = f"<{message_id}>"
+    tag = query.get("tag") or None
+    name, colon, value = (tag or "").partition(":")
+    until = _day(query, "end_date")
+    labels = [(found[1], value) for key, value in query.items() if (found := _LABELLED.fullmatch(key))]
+    return EmailFilter(
+        team_id,
+        search=query.get("search") or query.get("recipient") or query.get("to") or None,
+        status=status,
+        domain_id=query.get("domain_id") or None,
+        since=_day(query, "start_date"),
+        until=None if until is None else until + DAY_MS,
+        tags=((name, value if colon else None),) if tag else (),
+        metadata=tuple(labels),
+        stream=query.get("stream") or None,
+        door=door,
+        message_id=message_id,
+        q=query.get("q") or None,
+    )
+
+
+def _day(query: Mapping[str, str], name: str) -> Instant | None:
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        return day_start(text)
+    except ValueError:
+        raise Refused(invalid(f"The {name.replace('_', ' ')} field must be a date such as 2026-03-11.", name)) from None

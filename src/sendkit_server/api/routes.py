@@ -1,0 +1,141 @@
+"""Every route, declared once: verb, path, permission, handler. Routing, permission checks, 405 and the OpenAPI description
+all come from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from sendkit_server.api import about, domains, emails, health, schema
+from sendkit_server.api.http import Request, Response
+from sendkit_server.api.service import Service
+from sendkit_server.model.refusal import Refusal
+
+Handler = Callable[[Service, Request], Awaitable[Response | Refusal]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """permission: None means no key is needed.  path: `{id}` stands for one segment.  built: False answers 404 by name.
+
+    request, reply: the shapes of the bodies; reply None: no JSON.
+    """
+
+    method: str
+    path: str
+    permission: str | None
+    handler: Handler
+    summary: str
+    reply: type | None = None
+    request: type | None = None
+    built: bool = True
+
+
+def _later(method: str, path: str, permission: str) -> Route:
+    return Route(method, path, permission, emails.not_built, "Not supported yet", built=False)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/emails", "emails:send", emails.send, "Send an email", schema.SendReply, schema.SendEmail),
+    Route("GET", "/emails", "emails:read", emails.list_, "List emails, newest first", schema.EmailList),
+    Route("GET", "/emails/{id}", "emails:read", emails.read, "Read an email by id or Message-ID", schema.EmailShape),
+    Route(
+        "GET",
+        "/emails/{id}/attempts",
+        "emails:read",
+        emails.attempts,
+        "Every delivery attempt with its transcript",
+        schema.AttemptList,
+    ),
+    Route("GET", "/queue", "queue:read", emails.queue, "What waits, by destination, and why", schema.LaneList),
+    Route("GET", "/domains", "domains:read", domains.list_, "List domains", schema.DomainList),
+    Route(
+        "GET", "/domains/{id}", "domains:read", domains.read, "Read a domain with its DNS records", schema.DomainShape
+    ),
+    Route("GET", "/health", None, health.health, "The process lives", schema.HealthShape),
+    Route("GET", "/ready", None, health.ready, "The process can serve", schema.ReadyShape),
+    Route("GET", "/metrics", None, health.metrics, "Prometheus metrics"),
+    Route("GET", "/openapi.json", None, about.openapi, "This description", dict),
+    Route("GET", "/docs", None, about.docs, "A page about the API"),
+    _later("POST", "/emails/bulk", "emails:send"),
+    _later("POST", "/emails/batch", "emails:send"),
+    _later("POST", "/emails/mime", "emails:send"),
+    _later("POST", "/emails/validate", "emails:send"),
+    _later("GET", "/emails/metrics", "analytics:read"),
+    _later("GET", "/emails/receiving", "emails:read"),
+    _later("PATCH", "/emails/{id}", "emails:write"),
+    _later("POST", "/emails/{id}/cancel", "emails:write"),
+    _later("POST", "/emails/{id}/retry", "emails:write"),
+    _later("GET", "/emails/{id}/content", "emails:content"),
+    _later("DELETE", "/emails/{id}/content", "emails:write"),
+    _later("GET", "/emails/{id}/analytics", "analytics:read"),
+    _later("POST", "/domains", "domains:write"),
+    _later("PUT", "/domains/{id}", "domains:write"),
+    _later("PATCH", "/domains/{id}", "domains:write"),
+    _later("DELETE", "/domains/{id}", "domains:write"),
+    _later("POST", "/domains/{id}/verify", "domains:write"),
+    _later("GET", "/api-keys", "keys:read"),
+    _later("POST", "/api-keys", "keys:write"),
+    _later("GET", "/templates", "templates:read"),
+    _later("POST", "/templates", "templates:write"),
+    _later("GET", "/suppressions", "suppressions:read"),
+    _later("POST", "/suppressions", "suppressions:write"),
+    _later("GET", "/contacts", "contacts:read"),
+    _later("POST", "/contacts", "contacts:write"),
+    _later("GET", "/webhooks", "webhooks:read"),
+    _later("POST", "/webhooks", "webhooks:write"),
+    _later("GET", "/events", "events:read"),
+    _later("GET", "/logs", "logs:read"),
+    _later("GET", "/analytics", "analytics:read"),
+    _later("GET", "/usage", "analytics:read"),
+    _later("GET", "/inbox", "inbox:read"),
+    _later("DELETE", "/inbox", "inbox:write"),
+)
+
+
+class Match(msgspec.Struct, frozen=True):
+    """Where a request goes. route None: the path is known, but not with this verb; allowed tells which are."""
+
+    route: Route | None
+    arguments: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+
+
+class Router:
+    """Finds a path's routes: by the literal path first, then by the pattern."""
+
+    def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
+        self._literal: dict[tuple[str, ...], dict[str, Route]] = {}
+        self._patterns: list[tuple[tuple[str, ...], dict[str, Route]]] = []
+        grouped: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            grouped.setdefault(route.path, {})[route.method] = route
+        for path, verbs in grouped.items():
+            segments = tuple(path.strip("/").split("/"))
+            if "{" in path:
+                self._patterns.append((segments, verbs))
+            else:
+                self._literal[segments] = verbs
+
+    def find(self, method: str, segments: list[str]) -> Match | None:
+        """None for a path that nobody serves. HEAD goes where GET goes."""
+        verbs, arguments = self._verbs(segments)
+        if verbs is None:
+            return None
+        route = verbs.get("GET" if method == "HEAD" else method)
+        if route is not None:
+            return Match(route, arguments)
+        allowed = sorted(verb for verb, route in verbs.items() if route.built)
+        return Match(None, allowed=tuple([*allowed, "HEAD"] if "GET" in allowed else allowed))
+
+    def _verbs(self, segments: list[str]) -> tuple[dict[str, Route] | None, tuple[str, ...]]:
+        literal = self._literal.get(tuple(segments))
+        if literal is not None:
+            return literal, ()
+        for pattern, verbs in self._patterns:
+            if len(pattern) == len(segments) and all(
+                one.startswith("{") or one == other for one, other in zip(pattern, segments, strict=True)
+            ):
+                arguments = [other for one, other in zip(pattern, segments, strict=True) if one.startswith("{")]
+                return verbs, tuple(arguments)
+        return None, ()

@@ -1,0 +1,311 @@
+"""The shapes of requests and replies, for the OpenAPI description. Tests hold every real reply against them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class Shape(msgspec.Struct, forbid_unknown_fields=True):
+    """A reply: what is not listed is not in it."""
+
+
+class TagShape(Shape):
+    """A label."""
+
+    name: str
+    value: str = ""
+
+
+class AttachmentInput(msgspec.Struct):
+    """A file. content: base64. content_id: makes it an inline part that the HTML names as `cid:…`."""
+
+    content: str
+    filename: str | None = None
+    content_type: str | None = None
+    content_id: str | None = None
+
+
+class SendEmail(msgspec.Struct):
+    """An email. One of html and text is needed. Unknown members are ignored; null and [] count as absent."""
+
+    from_: str = msgspec.field(name="from")
+    to: str | list[str]
+    subject: str
+    html: str | None = None
+    text: str | None = None
+    cc: str | list[str] | None = None
+    bcc: str | list[str] | None = None
+    reply_to: str | list[str] | None = None
+    headers: dict[str, str] | None = None
+    tags: list[TagShape] | None = None
+    metadata: dict[str, str] | None = None
+    attachments: list[AttachmentInput] | None = None
+    check_only: bool | None = None
+
+
+class CheckedRecipientShape(Shape):
+    """One address of the call."""
+
+    email: str
+    valid: bool
+    reasons: list[str]
+
+
+class ValidationShape(Shape):
+    """What was found in the addresses."""
+
+    valid: bool
+    recipients: list[CheckedRecipientShape]
+
+
+class WarningShape(Shape):
+    """Accepted, but it will hurt; and how to mend it."""
+
+    name: str
+    message: str
+    fix: str
+
+
+class SentShape(Shape):
+    """One message of the call: one for each `to` address."""
+
+    id: str
+    to: str
+    status: str
+
+
+class SendReply(Shape):
+    """id: the first message's; absent with check_only. status: queued, captured or checked."""
+
+    status: str
+    validation: ValidationShape
+    warnings: list[WarningShape]
+    data: list[SentShape]
+    id: str | UnsetType = UNSET
+
+
+class DomainName(Shape):
+    """The sending domain."""
+
+    id: str
+    name: str | None
+
+
+class BounceShape(Shape):
+    """What the recipient's server said."""
+
+    code: int | None
+    enhanced: str | None
+    diagnostic: str | None
+
+
+class RecipientShape(Shape):
+    """One address with its own status; reason and next_attempt_at tell why it waits and until when."""
+
+    email: str
+    role: str
+    status: str
+    reason: str | None
+    next_attempt_at: str | None
+    attempts: int
+    bounce: BounceShape | None
+
+
+class EventShape(Shape):
+    """Something that happened to one recipient."""
+
+    id: str
+    type: str
+    metadata: dict[str, Any]
+    created_at: str
+
+
+class EmailShape(Shape):
+    """An email and what became of it. Times are UTC."""
+
+    id: str
+    from_: str = msgspec.field(name="from")
+    to: str
+    cc: list[str]
+    subject: str
+    last_event: str
+    status: str
+    reason: str | None
+    next_attempt_at: str | None
+    domain: DomainName | None
+    template: None
+    tags: list[TagShape]
+    metadata: dict[str, str]
+    stream: str
+    door: str
+    message_id: str
+    recipients: list[RecipientShape]
+    events: list[EventShape]
+    scheduled_at: None
+    sent_at: str | None
+    created_at: str
+
+
+class AttemptRecipient(Shape):
+    """What one try came to for one recipient."""
+
+    email: str | None
+    result: str
+    reason: str
+    text: str
+    code: int | None
+    enhanced: str | None
+    possible_duplicate: bool
+
+
+class TranscriptLine(Shape):
+    """side: `>` we said, `<` the server said, `*` happened."""
+
+    at_ms: int
+    side: str
+    text: str
+
+
+class AttemptShape(Shape):
+    """One try over one connection."""
+
+    id: str
+    route: str
+    host: str | None
+    address: str | None
+    tls: str | None
+    outcome: str
+    recipients: list[AttemptRecipient]
+    transcript: list[TranscriptLine]
+    milliseconds: int
+    created_at: str
+
+
+class LaneShape(Shape):
+    """What waits for one destination."""
+
+    site: str
+    waiting: int
+    in_flight: int
+    oldest: str | None
+    last_answer: str | None
+    next_attempt_at: str | None
+    reason: str | None
+    held: bool
+
+
+class DnsRecordShape(Shape):
+    """A record to publish. DKIM, SPF and DMARC are TXT records; names are fully qualified."""
+
+    id: str
+    record_type: str
+    name: str
+    value: str
+    ttl: int
+    status: str
+    priority: int | None
+    created_at: str
+    updated_at: str
+
+
+class DomainShape(Shape):
+    """A sending domain."""
+
+    id: str
+    name: str
+    status: str
+    trusted: bool
+    region: str
+    open_tracking: bool
+    click_tracking: bool
+    tls: str
+    sending_enabled: bool
+    dns_records: list[DnsRecordShape]
+    created_at: str
+    updated_at: str
+
+
+class LinksShape(Shape):
+    """Absolute URLs of other pages."""
+
+    first: str
+    last: str
+    prev: str | None
+    next: str | None
+
+
+class MetaShape(Shape):
+    """Where this page is. total is a lower bound from 10,000 on."""
+
+    current_page: int
+    from_: int | None = msgspec.field(name="from")
+    last_page: int
+    per_page: int
+    to: int | None
+    total: int
+    path: str
+
+
+class EmailList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[EmailShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class DomainList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[DomainShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class AttemptList(Shape):
+    """Oldest first."""
+
+    object: str
+    has_more: bool
+    data: list[AttemptShape]
+
+
+class LaneList(Shape):
+    """Most waiting first."""
+
+    object: str
+    has_more: bool
+    data: list[LaneShape]
+
+
+class HealthShape(Shape):
+    """The process lives."""
+
+    status: str
+
+
+class ReadyShape(Shape):
+    """problems: why it cannot serve (then 503). warnings: what to mend, though it serves."""
+
+    status: str
+    problems: list[str]
+    warnings: list[WarningShape]
+
+
+class ErrorShape(Shape):
+    """Every error has this shape. field: the member at fault, such as `to[1]`."""
+
+    name: str
+    message: str
+    statusCode: int
+    status_code: int
+    retryable: bool
+    doc_url: str
+    field: str | UnsetType = UNSET

@@ -1,0 +1,58 @@
+"""What the API's handlers work with, put together by app."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from sendkit_server.accept import Acceptor
+from sendkit_server.events.metrics import Metrics
+from sendkit_server.manage.domains import DnsNames
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.mail import ApiKey
+from sendkit_server.store.store import Store
+
+T = TypeVar("T")
+
+
+class Health(Protocol):
+    """What `/ready` tells."""
+
+    async def problems(self) -> list[str]:
+        """Why this process cannot serve now; empty when it can."""
+
+    def warnings(self) -> list[dict[str, str]]:
+        """What an operator should mend, though mail is taken."""
+
+
+class Service:
+    """The rooms behind the API, and who used which key when."""
+
+    def __init__(
+        self,
+        store: Store,
+        acceptor: Acceptor,
+        metrics: Metrics,
+        health: Health,
+        *,
+        public_url: str,
+        dns_names: DnsNames,
+        clock: Callable[[], Instant],
+        used: Callable[[ApiKey], None],
+        refresh_metrics: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.store = store
+        self.acceptor = acceptor
+        self.metrics = metrics
+        self.health = health
+        self.public_url = public_url
+        self.dns_names = dns_names
+        self.clock = clock
+        self.used = used
+        self.refresh_metrics = refresh_metrics
+        self.routes: Sequence[Any] = ()
+
+    async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        """Runs something long off the loop."""
+        return await asyncio.to_thread(function, *arguments)

@@ -1,0 +1,161 @@
+"""How stored rows are worded in the API's replies."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from sendkit_server.manage.domains import Domain
+from sendkit_server.model.address import Mailbox
+from sendkit_server.model.instant import api_time
+from sendkit_server.model.mail import Accepted
+from sendkit_server.model.status import UNSETTLED, Status, last_event
+from sendkit_server.store.queries.emails import AnyRow, Email
+
+_mailbox: msgspec.json.Decoder[Mailbox] = msgspec.json.Decoder(Mailbox)
+_mailboxes: msgspec.json.Decoder[list[Mailbox]] = msgspec.json.Decoder(list[Mailbox])
+
+Shape = dict[str, object]
+
+
+def accepted(result: Accepted) -> Shape:
+    """The reply to a send. Several messages: the first one's id, and all in `data`."""
+    body: Shape = {}
+    if result.messages:
+        body["id"] = result.messages[0].id
+    body["status"] = "checked" if result.checked_only else result.messages[0].status
+    body["validation"] = {
+        "valid": all(recipient.valid for recipient in result.recipients),
+        "recipients": [
+            {"email": recipient.email, "valid": recipient.valid, "reasons": recipient.reasons}
+            for recipient in result.recipients
+        ],
+    }
+    body["warnings"] = [
+        {"name": warning.name, "message": warning.message, "fix": warning.fix} for warning in result.warnings
+    ]
+    body["data"] = [{"id": message.id, "to": message.to, "status": message.status} for message in result.messages]
+    return body
+
+
+def email(found: Email) -> Shape:
+    """One mail, in a list and alone."""
+    row = found.message
+    status = Status(row.status)
+    waiting = [recipient for recipient in found.recipients if recipient.next_attempt_at is not None]
+    plan = min(waiting, key=lambda recipient: recipient.next_attempt_at, default=None)
+    told = next((recipient for recipient in found.recipients if recipient.explanation), None)
+    return {
+        "id": row.id,
+        "from": _mailbox.decode(row.from_mailbox).display(),
+        "to": ", ".join(mailbox.display() for mailbox in _mailboxes.decode(row.to_mailboxes)),
+        "cc": [mailbox.display() for mailbox in _mailboxes.decode(row.cc_mailboxes)],
+        "subject": row.subject,
+        "last_event": last_event(status),
+        "status": status,
+        "reason": _reason(plan) if plan is not None else told and told.explanation,
+        "next_attempt_at": api_time(plan.next_attempt_at) if plan is not None else None,
+        "domain": {"id": row.domain_id, "name": found.domain_name} if row.domain_id else None,
+        "template": None,
+        "tags": json.loads(row.tags),
+        "metadata": json.loads(row.metadata),
+        "stream": row.stream,
+        "door": row.door,
+        "message_id": row.message_id,
+        "recipients": [recipient(one) for one in found.recipients],
+        "events": [event(one, found) for one in found.events],
+        "scheduled_at": None,
+        "sent_at": api_time(row.sent_at),
+        "created_at": api_time(row.created_at),
+    }
+
+
+def recipient(row: AnyRow) -> Shape:
+    """One recipient with its own status, and why it waits until when."""
+    status = Status(row.status)
+    return {
+        "email": f"{row.local}@{row.site}",
+        "role": row.role,
+        "status": status,
+        "reason": _reason(row) if status in UNSETTLED else row.explanation,
+        "next_attempt_at": api_time(row.next_attempt_at),
+        "attempts": row.attempts,
+        "bounce": {"code": row.code, "enhanced": row.enhanced, "diagnostic": row.explanation}
+        if status is Status.BOUNCED
+        else None,
+    }
+
+
+def event(row: AnyRow, found: Email) -> Shape:
+    """One thing that happened; its metadata names the recipient."""
+    address = next((f"{one.local}@{one.site}" for one in found.recipients if one.n == row.n), None)
+    return {
+        "id": f"evt_{row.id}",
+        "type": row.type,
+        "metadata": {"recipient": address, **json.loads(row.detail)},
+        "created_at": api_time(row.at),
+    }
+
+
+def attempt(row: AnyRow, found: Email) -> Shape:
+    """One try with its transcript; in one line of it `>` is what we said, `<` the server, `*` what happened."""
+    addresses = {one.n: f"{one.local}@{one.site}" for one in found.recipients}
+    outcomes = [
+        {"email": addresses.get(outcome["n"]), **{name: value for name, value in outcome.items() if name != "n"}}
+        for outcome in json.loads(row.outcomes)
+    ]
+    results = {outcome["result"] for outcome in outcomes}
+    return {
+        "id": f"att_{row.id}",
+        "route": row.route,
+        "host": row.host,
+        "address": row.address,
+        "tls": row.tls,
+        "outcome": results.pop() if len(results) == 1 else "mixed",
+        "recipients": outcomes,
+        "transcript": [{"at_ms": at, "side": side, "text": text} for at, side, text in json.loads(row.transcript)],
+        "milliseconds": row.milliseconds,
+        "created_at": api_time(row.started_at),
+    }
+
+
+def domain(found: Domain) -> Shape:
+    """A domain with the records to publish."""
+    row = found.row
+    sendable = row.trusted or row.status == "verified"
+    created, updated = api_time(row.created_at), api_time(row.updated_at)
+    return {
+        "id": row.id,
+        "name": row.name,
+        "status": row.status,
+        "trusted": row.trusted,
+        "region": row.region,
+        "open_tracking": row.open_tracking,
+        "click_tracking": row.click_tracking,
+        "tls": row.tls,
+        "sending_enabled": sendable,
+        "dns_records": [
+            {
+                "id": f"{row.id}_{record.kind.lower()}_{index}",
+                "record_type": record.kind,
+                "name": record.name,
+                "value": record.value,
+                "ttl": 3600,
+                "status": record.status,
+                "priority": record.priority,
+                "created_at": created,
+                "updated_at": updated,
+            }
+            for index, record in enumerate(found.records)
+        ],
+        "created_at": created,
+        "updated_at": updated,
+    }
+
+
+def _reason(row: AnyRow) -> str:
+    """Why an unsettled recipient waits."""
+    if row.explanation:
+        return str(row.explanation)
+    return "It is being delivered now." if row.owner is not None else "It waits for its first attempt."

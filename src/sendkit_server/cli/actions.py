@@ -1,0 +1,84 @@
+"""Runs an action where the store is: in the running server over its control port, else here with the store's lock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from sendkit_server.app import dns_names, now_ms, parsed_routes
+from sendkit_server.cli.logs import configure_logging
+from sendkit_server.config import Settings
+from sendkit_server.manage import commands
+from sendkit_server.manage.installation import prepare_data_dir, secret_key
+from sendkit_server.manage.keys import ManageError
+from sendkit_server.store.errors import StoreError, StoreLocked
+from sendkit_server.store.store import Store, open_store
+
+CONTROL_TIMEOUT_S = 30.0
+
+
+class ActionFailed(Exception):
+    """The action was not done; the message says why."""
+
+
+def act(settings: Settings, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Runs one action and returns its result. ActionFailed otherwise."""
+    configure_logging(settings.log_format, "warning")
+    answered = _in_server(settings.data_dir, action, arguments)
+    if answered is not None:
+        return answered
+    try:
+        prepare_data_dir(settings.data_dir)
+        store = open_store(settings.data_dir, secret_key(settings.data_dir, settings.secret_key), f"sendkit {action}")
+    except StoreLocked as error:
+        # A server that is just starting holds the lock, but does not answer yet.
+        answered = _in_server(settings.data_dir, action, arguments)
+        if answered is None:
+            raise ActionFailed(str(error)) from None
+        return answered
+    except (ManageError, StoreError) as error:
+        raise ActionFailed(str(error)) from None
+    try:
+        return asyncio.run(_here(settings, store, action, arguments))
+    except (ManageError, StoreError) as error:
+        raise ActionFailed(str(error)) from None
+
+
+async def _here(settings: Settings, store: Store, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    store.start(now_ms())
+    try:
+        names = dns_names(settings, parsed_routes(settings))
+        return await commands.run(commands.Context(store, names, now_ms, os.urandom), action, arguments)
+    finally:
+        store.close()
+
+
+def _in_server(data_dir: Path, action: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """The running server's answer; None when none runs."""
+    try:
+        control = json.loads((data_dir / "control").read_text())
+    except (OSError, ValueError):
+        return None
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{control['port']}/",
+        json.dumps({"action": action, "arguments": arguments}).encode(),
+        {"Authorization": f"Bearer {control['token']}", "Content-Type": "application/json"},
+    )
+    # A proxy of the environment has no business between a command and its own server.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=CONTROL_TIMEOUT_S) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            # The port of a server that was killed, taken by another program since.
+            return None
+        raise ActionFailed(json.load(error)["error"]) from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError):
+        return None

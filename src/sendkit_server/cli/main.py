@@ -1,0 +1,259 @@
+"""The command and its subcommands. Errors that a user can mend are one line on stderr and exit status 1 or 2."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from sendkit_server.cli.actions import ActionFailed, act
+from sendkit_server.cli.banner import banner
+from sendkit_server.cli.logs import configure_logging
+from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load
+
+MANY_FILES = 65_536
+
+TEAM = click.option("--team", default="default", show_default=True, help="The team to act for.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def main() -> None:
+    """Entry point of the `sendkit` script."""
+    cli.main(prog_name="sendkit")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sendkit-server", prog_name="sendkit")
+def cli() -> None:
+    """Sendkit server: transactional mail by HTTP and SMTP, delivered by itself."""
+
+
+def _settings(overrides: dict[str, str] | None = None) -> Settings:
+    try:
+        return load(os.environ, overrides)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _act(action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return act(_settings(), action, arguments)
+    except (ActionFailed, ConfigError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@cli.command()
+@click.option(
+    "--dev", is_flag=True, help="A test key, a plain SMTP listener and an inbox page; nothing leaves with that key."
+)
+@click.option("--roles", help="What this process does: http, smtp, deliver (comma list).")
+def serve(dev: bool, roles: str | None) -> None:
+    """Run the server until SIGTERM or Ctrl-C."""
+    # Imported here: `sendkit keys create` need not load the whole server.
+    import uvloop
+
+    from sendkit_server import app
+    from sendkit_server.manage.keys import ManageError
+    from sendkit_server.net.listen import PortTaken
+    from sendkit_server.net.tls_server import CertificateError
+    from sendkit_server.store.errors import StoreError
+
+    settings = _settings({"roles": roles} if roles else None)
+    configure_logging(settings.log_format, settings.log_level)
+
+    def started(running: app.App) -> None:
+        click.echo(banner(running))
+        sys.stdout.flush()
+
+    _allow_many_files()
+    _collect_rarely()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.serve(settings, dev=dev, started=started))
+    except (ConfigError, ManageError, PortTaken, StoreError, CertificateError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _allow_many_files() -> None:
+    """A connection is a file: the usual soft limit of 1,024 would refuse clients long before the machine is busy."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(MANY_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _collect_rarely() -> None:
+    """What is loaded by now stays; a mail makes no cycles, so looking for them every 700 objects is mostly in vain."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+@cli.command()
+def config() -> None:
+    """Print every setting, its value and where it comes from."""
+    settings = _settings()
+    for setting in SETTINGS:
+        text = settings.texts[setting.name]
+        shown = "(set)" if is_secret(setting.name) and settings.sources[setting.name] != "default" else text
+        click.echo(f"{PREFIX}{setting.name.upper()}={shown}  # {settings.sources[setting.name]}: {setting.meaning}")
+
+
+@cli.group()
+def keys() -> None:
+    """API keys: create, list, revoke."""
+
+
+@keys.command("create")
+@click.option("--name", required=True, help="How you find it again.")
+@click.option(
+    "--permission", default="full", show_default=True, help="full, send, read, or a comma list (emails:send,…)."
+)
+@click.option("--domain", help="The only domain it may send from.")
+@click.option("--test", is_flag=True, help="A test key: everything works, nothing leaves.")
+@TEAM
+@AS_JSON
+def create_key(name: str, permission: str, domain: str | None, test: bool, team: str, as_json: bool) -> None:
+    """Make a key and print it, once."""
+    arguments = {"name": name, "permission": permission, "domain": domain, "test": test, "team": team}
+    result = _act("keys.create", arguments)
+    click.echo(json.dumps(result) if as_json else result["token"])
+
+
+@keys.command("list")
+@TEAM
+@AS_JSON
+def list_keys(team: str, as_json: bool) -> None:
+    """List the keys; never their secrets."""
+    result = _act("keys.list", {"team": team})
+    _table(
+        result,
+        as_json,
+        lambda key: (
+            f"{key['id']}  {key['prefix']}…  {key['permission']:<7} {key['last_used_at'] or 'never used':<20} {key['name']}"
+        ),
+        "There are no keys; make one with `sendkit keys create --name NAME`.",
+    )
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+@TEAM
+def revoke_key(key_id: str, team: str) -> None:
+    """Revoke a key at once, on every open connection."""
+    _act("keys.revoke", {"id": key_id, "team": team})
+    click.echo(f"{key_id} is revoked.")
+
+
+@cli.group()
+def domains() -> None:
+    """Domains that mail is sent from."""
+
+
+@domains.command("add")
+@click.argument("name")
+@click.option("--trust", is_flag=True, help="Vouch for the domain: no DNS needed to send from it.")
+@TEAM
+@AS_JSON
+def add_domain(name: str, trust: bool, team: str, as_json: bool) -> None:
+    """Add a domain and print the DNS records to publish."""
+    result = _act("domains.add", {"name": name, "trust": trust, "team": team})
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    state = "trusted: you can send from it now" if result["trusted"] else result["status"]
+    click.echo(f"{result['name']} is added ({state}). Publish these records:\n")
+    _records(result)
+
+
+@domains.command("dns")
+@click.argument("name")
+@TEAM
+@AS_JSON
+def domain_dns(name: str, team: str, as_json: bool) -> None:
+    """Print a domain's DNS records, one zone line each."""
+    result = _act("domains.show", {"name": name, "team": team})
+    if as_json:
+        click.echo(json.dumps(result["records"]))
+    else:
+        _records(result)
+
+
+@domains.command("list")
+@TEAM
+@AS_JSON
+def list_domains(team: str, as_json: bool) -> None:
+    """List the domains."""
+    result = _act("domains.list", {"team": team})
+    _table(
+        result,
+        as_json,
+        lambda domain: f"{domain['id']}  {'trusted' if domain['trusted'] else domain['status']:<9} {domain['name']}",
+        "There are no domains; add one with `sendkit domains add example.com`.",
+    )
+
+
+@cli.command()
+@click.option("--clear", is_flag=True, help="Empty it.")
+@TEAM
+@AS_JSON
+def inbox(clear: bool, team: str, as_json: bool) -> None:
+    """List the captured mails."""
+    if clear:
+        result = _act("inbox.clear", {"team": team})
+        click.echo(json.dumps(result) if as_json else f"Removed {result['removed']} mails.")
+        return
+    _table(
+        _act("inbox.list", {"team": team}),
+        as_json,
+        lambda mail: f"{mail['created_at']}  {mail['id']}  {', '.join(mail['to'])}  {mail['subject']}",
+        "The inbox is empty.",
+    )
+
+
+@cli.command()
+@TEAM
+@AS_JSON
+def queue(team: str, as_json: bool) -> None:
+    """What waits, by destination, and why."""
+    _table(
+        _act("queue.list", {"team": team}),
+        as_json,
+        lambda lane: (
+            f"{lane['site']}  waiting {lane['waiting']}  in flight {lane['in_flight']}  next try {lane['next_attempt_at']}"
+            f"  {lane['last_answer'] or ''}"
+        ),
+        "Nothing waits.",
+    )
+
+
+def _records(domain: dict[str, Any]) -> None:
+    for record in domain["records"]:
+        click.echo(record["zone_line"])
+    target = next(record["value"] for record in domain["records"] if record["type"] == "MX")
+    if "." not in target:
+        click.echo(
+            f"The MX record names {target!r}, which nobody can find: set SENDKIT_HOSTNAME to this server's name in DNS.",
+            err=True,
+        )
+
+
+def _table(result: dict[str, Any], as_json: bool, line: Callable[[dict[str, Any]], str], empty: str) -> None:
+    if as_json:
+        click.echo(json.dumps(result["data"]))
+    elif not result["data"]:
+        click.echo(empty)
+    for row in [] if as_json else result["data"]:
+        click.echo(_printable(line(row)))
+
+
+def _printable(text: str) -> str:
+    """Remote text on a terminal: no escape sequences."""
+    return "".join(character if character.isprintable() else "�" for character in text)

@@ -1,0 +1,51 @@
+"""Which keys sign for a domain: read from the store, unsealed, and kept in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from sendkit_server.store import seal
+from sendkit_server.store.queries import domains as queries
+from sendkit_server.store.queries.domains import AnyRow
+from sendkit_server.store.store import Store
+from sendkit_server.wire import dkim_keys
+from sendkit_server.wire.dkim import DkimKey
+
+
+class Signers:
+    """The DKIM keys of every domain that sends. algorithms: which of a domain's keys sign."""
+
+    def __init__(self, store: Store, algorithms: Sequence[str]) -> None:
+        self._store = store
+        self._algorithms = frozenset(algorithms)
+        self._known: dict[tuple[int, str], tuple[DkimKey, ...]] = {}
+        self._reading = asyncio.Lock()
+        store.on_forget.append(self._known.clear)
+
+    async def keys(self, team_id: int, domain: str) -> tuple[DkimKey, ...]:
+        """The domain's keys, RSA first; empty when the team has no such domain. SealBroken: another secret key."""
+        known = self._known.get((team_id, domain))
+        if known is not None:
+            return known
+        # Reading a key checks it, which takes longer than signing: the mails of a burst wait for one reading.
+        async with self._reading:
+            known = self._known.get((team_id, domain))
+            if known is not None:
+                return known
+            rows = await self._store.read(lambda connection: _rows(connection, team_id, domain))
+            keys = tuple([self._loaded(row, domain) for row in rows if row.algorithm in self._algorithms])
+            if keys:
+                self._known[team_id, domain] = keys
+            return keys
+
+    def _loaded(self, row: AnyRow, domain: str) -> DkimKey:
+        private = seal.unseal(self._store.secret_key, seal.DKIM_PURPOSE, row.private_key)
+        return dkim_keys.load(private, domain=domain, selector=row.selector)
+
+
+def _rows(connection: Connection, team_id: int, domain: str) -> Sequence[AnyRow]:
+    found = queries.find_domain(connection, team_id, domain)
+    return [] if found is None else queries.dkim_keys(connection, team_id, found.id)

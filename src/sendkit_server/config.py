@@ -1,0 +1,377 @@
+"""Every setting: its name, default, meaning and form, read from the environment, then `sendkit.toml`, then the default.
+
+The environment's name is `SENDKIT_` and the name in capitals; the file's key is the name. An unknown key in the file,
+or a value of the wrong form, refuses the start and says which. Parts get what they need handed in; nothing but app and
+cli imports this module.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+PREFIX = "SENDKIT_"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the message names it, its source and what it should look like."""
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where to listen: a host (name or literal) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_binds(text: str) -> tuple[Address, ...]:
+    """`host:port` or `[v6]:port`, comma-separated, or `none`."""
+    if text.strip().lower() in ("", "none"):
+        return ()
+    return tuple(parse_address(part) for part in text.split(","))
+
+
+def parse_address(text: str) -> Address:
+    """One `host:port`; an IPv6 host stands in brackets; a bare `:port` or `*:port` means every address."""
+    found = re.fullmatch(r"\s*(?:\[([0-9a-fA-F:.%]+)\]|([^:\[\]\s]*)):(\d{1,5})\s*", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError("give host:port, with IPv6 as [::1]:port")
+    host = found[1] or found[2]
+    return Address("0.0.0.0" if host in ("", "*") else host, int(found[3]))  # noqa: S104 - it is what was asked for
+
+
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def parse_duration_ms(text: str) -> int:
+    """`90s`, `5m`, `1h`, `2d`, `500ms`."""
+    found = re.fullmatch(r"\s*(\d+)\s*(ms|s|m|min|h|d)\s*", text)
+    if found is None:
+        raise ValueError("give a number and a unit: 90s, 5m, 1h, 2d")
+    return int(found[1]) * _UNITS_MS[found[2]]
+
+
+def parse_durations_ms(text: str) -> tuple[int, ...]:
+    """A comma list of durations, at least one."""
+    return tuple(parse_duration_ms(part) for part in text.split(","))
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """A comma list; `none` or nothing is empty."""
+    if text.strip().lower() in ("", "none"):
+        return ()
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """A comma list of networks or addresses."""
+    return tuple(ipaddress.ip_network(name, strict=False) for name in parse_names(text))
+
+
+def parse_addresses(text: str) -> tuple[str, ...]:
+    """A comma list of IP addresses."""
+    return tuple(str(ipaddress.ip_address(name)) for name in parse_names(text))
+
+
+def parse_yes(text: str) -> bool:
+    """yes/no, true/false, on/off, 1/0."""
+    value = text.strip().lower()
+    if value in ("yes", "true", "on", "1"):
+        return True
+    if value in ("no", "false", "off", "0"):
+        return False
+    raise ValueError("say yes or no")
+
+
+def parse_size(text: str) -> int:
+    """Bytes, or with KB, MB or GB behind (powers of 1024)."""
+    found = re.fullmatch(r"\s*([0-9_]+)\s*([KMG]B?)?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ValueError("give bytes, or a number with KB, MB or GB")
+    return int(found[1]) * {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}[(found[2] or "")[:1].upper()]
+
+
+def parse_count(text: str) -> int:
+    """A whole number from 1."""
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or int(text) < 1:
+        raise ValueError("give a whole number from 1")
+    return int(text)
+
+
+def parse_url(text: str) -> str:
+    """An absolute http(s) URL, kept without a slash at the end."""
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text):
+        raise ValueError("give an absolute URL such as https://mail.example.com")
+    return text.rstrip("/")
+
+
+def parse_optional(text: str) -> str | None:
+    """Any text; nothing or `none` is None."""
+    return None if text.strip().lower() in ("", "none") else text.strip()
+
+
+def parse_text(text: str) -> str:
+    """Any text but none."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text.strip()
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """One of a few words."""
+
+    def parse(text: str) -> str:
+        word = text.strip().lower()
+        if word not in words:
+            raise ValueError(f"give one of {', '.join(words)}")
+        return word
+
+    return parse
+
+
+def parse_roles(text: str) -> frozenset[str]:
+    """A comma list of what this process does."""
+    roles = frozenset(parse_names(text))
+    unknown = roles - ROLES
+    if unknown or not roles:
+        raise ValueError(f"give some of {', '.join(sorted(ROLES))}")
+    return roles
+
+
+def parse_dkim(text: str) -> tuple[str, ...]:
+    """`rsa`, or `rsa,ed25519` for a second signature."""
+    names = parse_names(text)
+    if names not in (("rsa",), ("rsa", "ed25519")):
+        raise ValueError("give rsa, or rsa,ed25519")
+    return names
+
+
+ROLES = frozenset({"http", "smtp", "deliver"})
+PROBE_DEFAULT = "gmail.com,outlook.com,yahoo.com"
+
+
+def _machine_name() -> str:
+    return socket.getfqdn() or "localhost"
+
+
+class Setting(msgspec.Struct, Generic[T], frozen=True):
+    """One setting. default: text, as it would stand in the environment, or a function that finds it."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: str | Callable[[], str]
+    meaning: str
+
+
+SETTINGS: tuple[Setting[Any], ...] = (
+    Setting("data_dir", lambda text: Path(parse_text(text)), "./data", "database, generated secrets and certificates"),
+    Setting("database_url", parse_optional, "none", "none: SQLite in the data directory"),
+    Setting(
+        "http_bind", parse_binds, "127.0.0.1:8080", "API and pages over plain HTTP; off loopback only behind a proxy"
+    ),
+    Setting("https_bind", parse_binds, "none", "the same over TLS"),
+    Setting("behind_proxy", parse_yes, "no", "a proxy with TLS stands in front: http_bind may be off loopback"),
+    Setting("smtp_bind", parse_binds, "127.0.0.1:2587", "submission with STARTTLS"),
+    Setting("smtps_bind", parse_binds, "127.0.0.1:2465", "submission with TLS from the start"),
+    Setting(
+        "dev_smtp_bind",
+        parse_binds,
+        "none",
+        "plain SMTP, AUTH optional, everything captured (127.0.0.1:1025 under --dev)",
+    ),
+    Setting("smtp_plain_auth", one_of("no", "loopback"), "no", "loopback: AUTH without TLS from this machine"),
+    Setting("smtp_max_recipients", parse_count, "50", "to + cc + bcc of one message, on both doors"),
+    Setting("smtp_idle", parse_duration_ms, "5m", "an SMTP client that says nothing is told to go"),
+    Setting("tls_cert", parse_optional, "none", "PEM chain; none: a leaf of the local CA <data>/tls/ca.pem"),
+    Setting("tls_key", parse_optional, "none", "PEM private key of tls_cert"),
+    Setting("ca_file", parse_optional, "none", "further trust roots for delivery"),
+    Setting("hostname", parse_text, _machine_name, "EHLO, greeting, fallback return path, MX target of records"),
+    Setting("send_addresses", parse_addresses, "none", "source addresses for SPF records; none: detected"),
+    Setting("public_url", parse_url, "http://127.0.0.1:8080", "the only base of links that leave in mails and replies"),
+    Setting(
+        "route", parse_text, "direct", "direct, capture, smarthost://user:pass@host:port, smarthosts://…; comma = chain"
+    ),
+    Setting("dns_servers", parse_names, "none", "for delivery, such as 127.0.0.1:5353; none: the system's"),
+    Setting("mx_port", parse_count, "25", "for tests"),
+    Setting(
+        "probe_domains",
+        parse_names,
+        PROBE_DEFAULT,
+        "whose MX hosts tell at start whether port 25 is open; none: no probe",
+    ),
+    Setting(
+        "allow_private_networks",
+        parse_networks,
+        "none",
+        "private addresses that may be delivered to, such as 127.0.0.0/8",
+    ),
+    Setting("connections_per_site", parse_count, "20", "outgoing connections to one set of MX hosts"),
+    Setting(
+        "retry_schedule",
+        parse_durations_ms,
+        "1m,5m,15m,30m,1h,2h,4h",
+        "delays after the 1st, 2nd, … try; the last repeats",
+    ),
+    Setting("retry_window", parse_duration_ms, "48h", "after it a deferred mail has failed"),
+    Setting("max_message_bytes", parse_size, "41943040", "SMTP SIZE, and of a composed mail"),
+    Setting("min_free_disk", parse_size, "200MB", "below it the doors refuse mail; delivery goes on"),
+    Setting("dkim", parse_dkim, "rsa", "rsa, or rsa,ed25519 for a second signature (RFC 8463)"),
+    Setting("secret_key", parse_optional, "none", "seals secrets at rest; none: generated, kept in <data>/secret-key"),
+    Setting("log_format", one_of("auto", "human", "json"), "auto", "auto: human on a terminal, else json; to stderr"),
+    Setting("log_level", one_of("debug", "info", "warning", "error"), "info", "least level that is logged"),
+    Setting("drain_seconds", parse_count, "10", "SIGTERM: how long running work may take to finish"),
+    Setting("roles", parse_roles, "http,smtp,deliver", "what this process does"),
+    Setting("capture_retention", parse_duration_ms, "7d", "captured mails are removed after it"),
+)
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+# Names that later versions obey. They may stand in an environment that is shared with one, so they are no error, but
+# the start says of each that it does nothing here.
+NOT_BUILT = frozenset(
+    {
+        "auto_contacts",
+        "block_disposable",
+        "dnssec_resolvers",
+        "inbound_bind",
+        "limits",
+        "monthly_quota",
+        "mta_sts_port",
+        "rate_limit",
+        "trusted_proxies",
+        "warmup",
+        "webhook_retries",
+    }
+)
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """All settings, parsed.
+
+    values: by name.  sources: the variable, the file's path, `command line` or `default`.  not_obeyed: names that are
+    set and that only a later version knows how to obey.
+    """
+
+    values: dict[str, Any]
+    sources: dict[str, str]
+    texts: dict[str, str]
+    not_obeyed: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def load(environment: Mapping[str, str], overrides: Mapping[str, str] | None = None) -> Settings:
+    """Reads every setting. overrides: from the command line. ConfigError names the first that cannot be used."""
+    path, file_values = _read_file(environment)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for setting in SETTINGS:
+        name = setting.name
+        variable = PREFIX + name.upper()
+        if overrides and name in overrides:
+            text, source = overrides[name], "command line"
+        elif variable in environment and (environment[variable].strip() or _knows_none(setting)):
+            text, source = environment[variable], variable
+        elif name in file_values:
+            text, source = file_values[name], str(path)
+        else:
+            text, source = setting.default if isinstance(setting.default, str) else setting.default(), "default"
+        try:
+            values[name] = setting.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{name} = {text!r} (from {source}): {error}") from None
+        sources[name], texts[name] = source, text
+    settings = Settings(values, sources, texts, _not_obeyed(environment, file_values))
+    _check_together(settings)
+    return settings
+
+
+def _knows_none(setting: Setting[Any]) -> bool:
+    """An empty value means `none` where the setting knows none, else the default."""
+    return setting.parse in (parse_binds, parse_names, parse_networks, parse_addresses, parse_optional)
+
+
+def _read_file(environment: Mapping[str, str]) -> tuple[Path | None, dict[str, str]]:
+    named = environment.get("SENDKIT_CONFIG", "").strip()
+    path = Path(named) if named else Path("sendkit.toml")
+    if not path.exists():
+        if named:
+            raise ConfigError(f"SENDKIT_CONFIG names {named}, which does not exist")
+        return None, {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    found = {}
+    for key, value in table.items():
+        if key not in BY_NAME and key not in NOT_BUILT:
+            raise ConfigError(f"{path}: unknown setting '{key}'; see `sendkit config` for all there are")
+        found[key] = _as_text(value)
+    return path, found
+
+
+def _as_text(value: object) -> str:
+    """A TOML value as the environment would spell it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def _not_obeyed(environment: Mapping[str, str], file_values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name in sorted(NOT_BUILT)
+        if environment.get(PREFIX + name.upper(), file_values.get(name, "")).strip().lower()
+        not in ("", "none", "off", "no")
+    )
+
+
+def _check_together(settings: Settings) -> None:
+    off_loopback = [str(address) for address in settings.http_bind if not address.is_loopback]
+    if off_loopback and not settings.behind_proxy:
+        raise ConfigError(
+            f"http_bind {off_loopback[0]} is plain HTTP that other machines can reach: API keys would travel in clear. "
+            "Use SENDKIT_HTTPS_BIND, or set SENDKIT_BEHIND_PROXY=yes when a proxy with TLS stands in front"
+        )
+    for address in settings.dev_smtp_bind:
+        if not address.is_loopback:
+            raise ConfigError(
+                f"dev_smtp_bind {address}: the development listener takes mail without a key; keep it on loopback"
+            )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ConfigError("tls_cert and tls_key are given together or not at all")
+    if settings.database_url is not None:
+        raise ConfigError("SENDKIT_DATABASE_URL is not supported yet: this version keeps everything in SQLite")
+
+
+def is_secret(name: str) -> bool:
+    """Whether `sendkit config` hides the value."""
+    return name in ("secret_key", "route", "database_url")

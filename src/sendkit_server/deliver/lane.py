@@ -1,0 +1,392 @@
+"""One lane leads to one site (a set of MX hosts, or a smarthost), and nothing in it waits for another lane.
+
+Parcels wait here, a few more than there are connections are composed ahead, and each connection takes the next ready
+one. The first connection proves the site; then as many are opened as parcels are ready, up to the limit. When no
+connection can be had and none is left, the lane pauses: what waits is told so at once, without trying each in turn,
+and the site is asked again by a single connection when the pause is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from sendkit_server.deliver.connection import Carried, MailConnection
+from sendkit_server.deliver.desk import Desk, Parcel
+from sendkit_server.deliver.dial import Dialer, NoConnection, Site
+from sendkit_server.deliver.office import LaneView, Office, Tried
+from sendkit_server.deliver.outcome import OUR_FAULT, classify, obstacles
+from sendkit_server.deliver.route import Route
+from sendkit_server.deliver.settings import DeliverySettings
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.outcome import Exchange, Outcome, Result
+from sendkit_server.net.guard import Guard
+from sendkit_server.wire.smtp_client import Capabilities, Mail, Step, Trouble
+
+MAX_REQUEUES = 3  # a server that closes each connection before the first mail must not be asked for ever
+CROWDED_S = 60.0  # how long a lane keeps to the connections it had when one more was refused
+FORGOTTEN_S = 60.0  # a lane with nothing to do is dropped after this
+
+
+class Lane:
+    """Waiting parcels and open connections of one site."""
+
+    def __init__(
+        self,
+        site: Site,
+        route: Route,
+        guard: Guard,
+        settings: DeliverySettings,
+        office: Office,
+        desk: Desk,
+        dialer: Dialer,
+    ) -> None:
+        self.site = site
+        self.route = route
+        self.domains: set[str] = set()  # whose mail leads here
+        self.paused_until: Instant | None = None
+        self.last_answer = ""
+        self._guard = guard
+        self._settings = settings
+        self._office = office
+        self._desk = desk
+        self._dialer = dialer
+        self._waiting: deque[Parcel] = deque()
+        self._composing = 0
+        self._ready: deque[Parcel] = deque()
+        self._carrying = 0
+        self._idle: list[asyncio.Future[Parcel | None]] = []
+        self._connections: set[MailConnection] = set()
+        self._opening = 0
+        self._failures = 0
+        self._trouble: NoConnection | None = None
+        self._limit = settings.connections_per_site
+        self._crowded_until = 0.0
+        self._mails_a_connection = settings.messages_per_connection
+        self._closing = False
+        self._turned_away_at = 0
+        self._loop = asyncio.get_running_loop()
+        self._used_at = self._loop.time()
+
+    # What the deliverer asks for.
+
+    @property
+    def load(self) -> int:
+        """Parcels in the lane's memory, those on the wire included."""
+        return len(self._waiting) + self._composing + len(self._ready) + self._carrying
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more should wait in the store."""
+        return self.load >= self._office.lane_limit()
+
+    def turns_away(self) -> bool:
+        """As is_full, but that the office is told when that is over."""
+        full = self.is_full
+        self._turned_away_at = self.load if full else 0
+        return full
+
+    def is_paused(self) -> bool:
+        """Whether the site is left alone for now."""
+        return self.paused_until is not None and self.paused_until > self._office.now()
+
+    @property
+    def is_forgettable(self) -> bool:
+        """Whether nothing is lost when the lane is dropped."""
+        busy = self.load or self._connections or self._opening or self.is_paused()
+        return not busy and self._loop.time() - self._used_at > FORGOTTEN_S
+
+    def put(self, parcel: Parcel) -> None:
+        """Take a parcel in."""
+        self._used_at = self._loop.time()
+        if self._closing:
+            self._office.hand_back(parcel)
+            return
+        if self.paused_until is not None and self._trouble is not None and self.is_paused():
+            self._office.unreachable(parcel, self.route, self._trouble, self.paused_until, tried=False)
+            return
+        if parcel.composed is not None:
+            self._ready.append(parcel)
+        elif self._waiting and self._joins(self._waiting[-1], parcel):
+            self._waiting[-1].join(parcel)
+        else:
+            self._waiting.append(parcel)
+        self._pump()
+
+    def view(self) -> LaneView:
+        """For people."""
+        paused = self.is_paused()
+        return LaneView(
+            self.site.name,
+            self.route.name,
+            self.load - self._carrying,
+            self._carrying,
+            len(self._connections),
+            self.last_answer,
+            self.paused_until if paused else None,
+            self._trouble.outcome.text if paused and self._trouble else "",
+        )
+
+    def go_on(self) -> None:
+        """A connection may be opened again."""
+        self._pump()
+
+    def close_idle(self) -> bool:
+        """Close the connection that was idle longest; False when all are at work."""
+        for idle in self._idle:
+            if not idle.done():
+                idle.set_result(None)
+                return True
+        return False
+
+    def release(self) -> list[Parcel]:
+        """Stop: give back what is not on the wire; what is, ends as it ends."""
+        self._closing = True
+        parcels = [*self._ready, *self._waiting]
+        self._ready.clear()
+        self._waiting.clear()
+        self._wake_idle()
+        return parcels
+
+    def abort(self) -> None:
+        """Cut all connections."""
+        for connection in list(self._connections):
+            connection.abort("delivery stopped")
+
+    # Waiting → composing → ready → a connection.
+
+    def _joins(self, last: Parcel, parcel: Parcel) -> bool:
+        count = len(last.addresses) + len(parcel.addresses)
+        same = last.message.id == parcel.message.id and last.route == parcel.route
+        return same and count <= self._settings.recipients_per_transaction
+
+    def _pump(self) -> None:
+        # Composing ahead hides its time behind the network's; far ahead it would only fill memory.
+        ahead = 8 + 2 * len(self._connections) if self._connections else 0
+        while self._waiting and self._composing + len(self._ready) < ahead:
+            self._composing += 1
+            self._desk.add(self._waiting.popleft(), self._composed)
+        while self._ready and self._idle:
+            idle = self._idle.pop()
+            if not idle.done():
+                idle.set_result(self._ready.popleft())
+        self._open_more()
+
+    def _composed(self, parcel: Parcel, refused: Outcome | None) -> None:
+        self._composing -= 1
+        if refused is not None:
+            tried = Tried(None, None, None, self._office.now(), 0, (Exchange(0, "*", refused.text),))
+            self._office.settle(parcel, self.route, tried, [refused] * len(parcel.addresses))
+            self._pump()
+            return
+        self.put(parcel)
+
+    # Connections.
+
+    def _open_more(self) -> None:
+        if self._closing:
+            return
+        if self._connections:
+            wanted = min(len(self._ready), self._allowed() - len(self._connections)) - self._opening
+        else:
+            wanted = (1 if self._waiting or self._ready else 0) - self._opening
+        for _ in range(wanted):
+            if not self._office.may_open(self):
+                return
+            self._opening += 1
+            self._office.start(self._open_and_serve())
+
+    def _allowed(self) -> int:
+        if self._loop.time() >= self._crowded_until:
+            self._limit = self._settings.connections_per_site
+        return self._limit
+
+    async def _open_and_serve(self) -> None:
+        try:
+            found = await self._dial()
+            if isinstance(found, NoConnection):
+                self._not_opened(found)
+            else:
+                await self._use(found)
+        finally:
+            self._office.closed()
+
+    async def _dial(self) -> MailConnection | NoConnection:
+        try:
+            return await self._dialer.dial(self.site, self._guard)
+        except Exception as error:
+            self._office.fault("delivery.fault", error)
+            return NoConnection(OUR_FAULT, (), self._office.now(), 0)
+        finally:
+            self._opening -= 1
+
+    async def _use(self, connection: MailConnection) -> None:
+        self._failures = 0
+        self.paused_until = None
+        self._connections.add(connection)
+        try:
+            self._pump()
+            await self._serve(connection)
+        finally:
+            connection.quit()
+            self._connections.discard(connection)
+            self._used_at = self._loop.time()
+            if not self._closing:
+                self._pump()
+
+    def _not_opened(self, none: NoConnection) -> None:
+        self.last_answer = none.outcome.text
+        if self._connections:
+            # The site is there, it only wants no more of us at once.
+            self._limit = len(self._connections)
+            self._crowded_until = self._loop.time() + CROWDED_S
+            return
+        if self._opening:
+            return
+        self._failures += 1
+        self._trouble = none
+        ends = self.paused_until = self._office.now() + self._office.pause_ms(self._failures)
+        parcels = [*self._ready, *self._waiting]
+        self._ready.clear()
+        self._waiting.clear()
+        for place, parcel in enumerate(parcels):
+            self._office.unreachable(parcel, self.route, none, ends, tried=place == 0)
+
+    async def _serve(self, connection: MailConnection) -> None:
+        while connection.usable and not self._closing and connection.mails < self._mails_a_connection:
+            parcel = self._ready.popleft() if self._ready else await self._next(connection)
+            if parcel is None:
+                return
+            self._carrying += 1
+            try:
+                await self._carry(connection, parcel)
+            except Exception as error:
+                # Whatever it was, the mail must not be forgotten; and the connection is in an unknown state.
+                self._office.fault("delivery.fault", error)
+                tried = Tried(None, None, None, self._office.now(), 0, ())
+                self._office.settle(parcel, self.route, tried, [OUR_FAULT] * len(parcel.addresses))
+                connection.abort("delivery stopped")
+            finally:
+                self._carrying -= 1
+            if self._waiting:
+                self._pump()
+            if self._turned_away_at and self.load <= self._turned_away_at // 2:
+                self._turned_away_at = 0
+                self._office.eased()
+            await self._office.may_go_on()
+        if connection.usable:
+            # It took all it was thought to take; perhaps it takes more.
+            most = self._settings.messages_per_connection
+            self._mails_a_connection = min(most, 2 * self._mails_a_connection)
+
+    async def _next(self, connection: MailConnection) -> Parcel | None:
+        """The next ready parcel; None when there was none for a while, or the server has gone."""
+        if not self._waiting and not self._composing and self._office.is_crowded():
+            return None
+        idle: asyncio.Future[Parcel | None] = self._loop.create_future()
+
+        def over() -> None:
+            if not idle.done():
+                idle.set_result(None)
+
+        self._idle.append(idle)
+        self._pump()
+        timer = self._loop.call_later(self._settings.timeouts.idle_s, over)
+        connection.on_lost = over
+        try:
+            return await idle
+        finally:
+            timer.cancel()
+            connection.on_lost = None
+            if idle in self._idle:
+                self._idle.remove(idle)
+
+    def _wake_idle(self) -> None:
+        for idle in self._idle:
+            if not idle.done():
+                idle.set_result(None)
+
+    # One parcel over one connection.
+
+    async def _carry(self, connection: MailConnection, parcel: Parcel) -> None:
+        target = connection.target
+        assert target is not None and parcel.composed is not None
+        capabilities = connection.capabilities
+        if parcel.composed.eightbit and not capabilities.eightbit:
+            refused = await self._desk.seven_bit(parcel)
+            if refused is not None:
+                self._cannot_travel(connection, parcel, [refused] * len(parcel.addresses))
+                return
+        composed = parcel.composed
+        sender = self._office.return_path(parcel)
+        blocked = _obstacles(capabilities, parcel, sender)
+        addresses = tuple(parcel.addresses)
+        if blocked is not None:
+            addresses = tuple([a for a, outcome in zip(addresses, blocked, strict=True) if outcome is None])
+            if not addresses:
+                self._cannot_travel(connection, parcel, [outcome for outcome in blocked if outcome is not None])
+                return
+        reused = connection.mails > 0
+        mail = Mail(sender, addresses, composed.raw, composed.eightbit, composed.smtputf8)
+        carried = await connection.carry(mail)
+        self.last_answer = carried.transcript[-1].text
+        if reused and carried.untouched and self._goes_again(parcel, connection, carried):
+            return
+        outcomes = _outcomes(carried, target.host)
+        if blocked is not None:
+            sent = iter(outcomes)
+            outcomes = [next(sent) if outcome is None else outcome for outcome in blocked]
+        tried = Tried(
+            target.host,
+            target.address,
+            connection.tls,
+            carried.started_at,
+            carried.milliseconds,
+            carried.transcript,
+        )
+        self._office.settle(parcel, self.route, tried, outcomes)
+
+    def _goes_again(self, parcel: Parcel, connection: MailConnection, carried: Carried) -> bool:
+        """Whether the server closed without looking at this mail, which then goes over another connection at once."""
+        if carried.verdicts[0].trouble not in (None, Trouble.LOST) or parcel.requeued >= MAX_REQUEUES:
+            return False
+        # It took this many and then closed: the next connections keep to that.
+        self._mails_a_connection = max(1, min(self._mails_a_connection, connection.mails - 1))
+        parcel.requeued += 1
+        if self._closing:
+            self._office.hand_back(parcel)
+        else:
+            self._ready.appendleft(parcel)
+        return True
+
+    def _cannot_travel(self, connection: MailConnection, parcel: Parcel, outcomes: list[Outcome]) -> None:
+        target = connection.target
+        assert target is not None
+        lines = (*connection.transcript, Exchange(0, "*", f"not sent: {outcomes[0].text}"))
+        tried = Tried(target.host, target.address, connection.tls, self._office.now(), 0, lines)
+        self._office.settle(parcel, self.route, tried, outcomes)
+
+
+def _obstacles(capabilities: Capabilities, parcel: Parcel, sender: str) -> list[Outcome | None] | None:
+    """None when the mail can travel to all, the usual case."""
+    composed = parcel.composed
+    assert composed is not None
+    found = obstacles(
+        capabilities,
+        parcel.addresses,
+        sender,
+        len(composed.raw),
+        eightbit=composed.eightbit,
+        smtputf8=composed.smtputf8,
+    )
+    return found if any(found) else None
+
+
+def _outcomes(carried: Carried, host: str) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    taken = False
+    for verdict in carried.verdicts:
+        outcome = classify(verdict, host, others_taken=taken)
+        taken = taken or verdict.step in (Step.DATA, Step.MESSAGE) or outcome.result is Result.DELIVERED
+        outcomes.append(outcome)
+    return outcomes

@@ -1,0 +1,222 @@
+"""What became of each parcel, written down: attempts, plans and counts, and how much is in memory until then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from sendkit_server.deliver.desk import Parcel
+from sendkit_server.deliver.office import Tried
+from sendkit_server.deliver.outcome import gave_up
+from sendkit_server.deliver.route import Capture, Route
+from sendkit_server.deliver.settings import DeliverySettings
+from sendkit_server.events import completion, handed_back
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.outcome import Attempt, Outcome, Result
+from sendkit_server.model.retry import next_attempt
+from sendkit_server.store.values import Completion, Job
+
+WRITE_RETRY_S = (0.1, 0.5, 2.0, 5.0)  # the last repeats
+LANE_SHARE = 8  # of what is free: after 22 sites that take all they may, a twentieth of the memory is left
+
+
+class Writer(Protocol):
+    """What the ledger needs of the store."""
+
+    async def complete(self, completion: Completion) -> object:
+        """Write it; durable when it returns, whatever that is."""
+
+
+class Ledger:
+    """Counts jobs in when they come and out when their outcome is durable.
+
+    planned: told each time at which something is tried again, once that is written.  eased: told when the memory
+    that was too full for fetching no longer is.
+    """
+
+    def __init__(
+        self,
+        settings: DeliverySettings,
+        writer: Writer,
+        *,
+        clock: Callable[[], Instant],
+        random: Callable[[], float],
+        log: FilteringBoundLogger,
+        start: Callable[[Coroutine[None, None, None]], object],
+        planned: Callable[[Instant], None],
+        eased: Callable[[], None],
+        on_attempt: Callable[[Job, Attempt], None] | None,
+    ) -> None:
+        self.jobs = 0
+        self.size_bytes = 0
+        self.delivered = 0
+        self.has_left = False  # whether any mail was taken by another server
+        self.deferred = 0
+        self.failed = 0
+        self._settings = settings
+        self._writer = writer
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._start = start
+        self._planned = planned
+        self._eased = eased
+        self._on_attempt = on_attempt
+        self._unwritten = 0
+        self._writable = asyncio.Event()
+        self._empty = asyncio.Event()
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the memory is too full for fetching more."""
+        return self.jobs >= self._settings.room_jobs * 0.9 or self.size_bytes >= self._settings.room_bytes * 0.9
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether one more job can come in through the doors; one that is bigger than the room can when it is alone.
+
+        The last quarter is kept for what is fetched: under a load that never ends retries must go on, too.
+        """
+        fits = self.size_bytes + size_bytes <= self._settings.room_bytes * 0.75
+        return self.jobs < self._settings.room_jobs * 0.75 and (fits or not self.jobs)
+
+    @property
+    def lane_limit(self) -> int:
+        """How many jobs one site may have in memory now: a fair part of what is free, so that slow sites, however
+        many, always leave something to those that come after them."""
+        free = int(self._settings.room_jobs * 0.75) - self.jobs
+        return max(1, min(self._settings.lane_jobs, free // LANE_SHARE))
+
+    def take_in(self, job: Job) -> None:
+        """A job is in memory from now on."""
+        self.jobs += 1
+        self.size_bytes += job.size_bytes
+
+    def settle(
+        self,
+        parcel: Parcel,
+        route: Route,
+        tried: Tried,
+        outcomes: list[Outcome],
+        *,
+        captured: bytes | None = None,
+        not_before: Instant = 0,
+    ) -> None:
+        """Write down a try. outcomes: for parcel.addresses.  not_before: when its site can be asked again."""
+        now = self._clock()
+        transcript = parcel.before + tried.transcript if parcel.before else tried.transcript
+        start = 0
+        for job in parcel.jobs:
+            count = len(job.recipients)
+            mine = outcomes[start : start + count]
+            start += count
+            next_at: Instant | None = None
+            if any(outcome.result is Result.DEFERRED for outcome in mine):
+                next_at, mine = self._plan(job, mine, now, not_before)
+            attempt = Attempt(
+                route.name,
+                tuple([recipient.n for recipient in job.recipients]),
+                tried.started_at,
+                tried.milliseconds,
+                tried.host,
+                tried.address,
+                tried.tls,
+                transcript,
+                tuple(mine),
+            )
+            self._count(job, attempt, next_at)
+            self._write(completion(job, attempt, next_at, now, captured))
+
+    def let_wait(self, parcel: Parcel, why: Outcome, until: Instant) -> None:
+        """Write down that nothing was tried, why, and until when."""
+        for job in parcel.jobs:
+            self._write(completion(job, None, until, self._clock(), waits=why))
+
+    def hand_back(self, parcel: Parcel) -> None:
+        """Give it up untried: the server shuts down."""
+        for job in parcel.jobs:
+            self._write(handed_back(job, self._clock()))
+
+    async def may_go_on(self) -> None:
+        """Wait while too many outcomes are not written yet: what is delivered and unwritten may go twice."""
+        while self._unwritten >= self._settings.unwritten_completions:
+            self._writable.clear()
+            await self._writable.wait()
+
+    async def until_empty(self) -> None:
+        """Wait until nothing is in memory."""
+        while self.jobs:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def _plan(
+        self, job: Job, outcomes: list[Outcome], now: Instant, not_before: Instant
+    ) -> tuple[Instant | None, list[Outcome]]:
+        """When the deferred ones are tried again; when that is never, they have failed."""
+        tries = 1 + max(recipient.attempts for recipient in job.recipients)
+        at = next_attempt(self._settings.retry, tries, job.message.created_at, now, self._random())
+        if at is not None:
+            return max(at, not_before), outcomes
+        window_ms = self._settings.retry.window_ms
+        return None, [gave_up(each, window_ms) if each.result is Result.DEFERRED else each for each in outcomes]
+
+    def _count(self, job: Job, attempt: Attempt, next_at: Instant | None) -> None:
+        if self._on_attempt is not None:
+            self._on_attempt(job, attempt)
+        for outcome in attempt.outcomes:
+            if outcome.result is Result.DELIVERED:
+                self.delivered += 1
+                self.has_left = self.has_left or attempt.route != Capture().name
+            elif outcome.result is Result.DEFERRED:
+                self.deferred += 1
+            else:
+                self.failed += 1
+        # Asked before the fields are put together: at full speed a line a mail is a tenth of the time.
+        if not self._log.is_enabled_for(logging.INFO):
+            return
+        outcome = attempt.outcomes[0]
+        event = "failed" if outcome.result is Result.BOUNCED else outcome.result.value
+        self._log.info(
+            f"delivery.{event}",
+            message=job.message.id,
+            site=job.site,
+            host=attempt.host,
+            code=outcome.code,
+            reason=outcome.reason,
+            next_at=next_at,
+        )
+
+    def _write(self, written: Completion) -> None:
+        self._unwritten += 1
+        self._start(self._write_durably(written))
+
+    async def _write_durably(self, written: Completion) -> None:
+        tries = 0
+        while True:
+            try:
+                await self._writer.complete(written)
+                break
+            except Exception as error:
+                # The mail has gone; if nobody writes that down it goes twice. So again, until the store is back.
+                self._log.error("delivery.complete_failed", error=repr(error), exc_info=error)
+                await asyncio.sleep(WRITE_RETRY_S[min(tries, len(WRITE_RETRY_S) - 1)])
+                tries += 1
+        self._unwritten -= 1
+        self._writable.set()
+        self._take_out(written.job)
+        # Not before it is written: who looks for it would not find it.
+        for update in written.updates:
+            if update.next_attempt_at is not None:
+                self._planned(update.next_attempt_at)
+
+    def _take_out(self, job: Job) -> None:
+        was_tight = self.is_tight
+        self.jobs -= 1
+        self.size_bytes -= job.size_bytes
+        if was_tight and not self.is_tight:
+            self._eased()
+        if not self.jobs:
+            self._empty.set()

@@ -1,0 +1,89 @@
+"""What lanes and the deliverer say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from sendkit_server.deliver.desk import Parcel
+from sendkit_server.deliver.dial import NoConnection
+from sendkit_server.deliver.route import Route
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.outcome import Exchange, Outcome
+
+if TYPE_CHECKING:
+    from sendkit_server.deliver.lane import Lane
+
+
+class LaneView(msgspec.Struct, frozen=True):
+    """A lane as `GET /queue` shows it."""
+
+    site: str
+    route: str
+    waiting: int
+    in_flight: int
+    connections: int
+    last_answer: str
+    next_attempt_at: Instant | None
+    reason: str
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """One try, before its outcomes are known."""
+
+    host: str | None
+    address: str | None
+    tls: str | None
+    started_at: Instant
+    milliseconds: int
+    transcript: tuple[Exchange, ...]
+
+
+class Office(Protocol):
+    """What a lane needs of the deliverer."""
+
+    def settle(self, parcel: Parcel, route: Route, tried: Tried, outcomes: list[Outcome]) -> None:
+        """Write down what became of a parcel."""
+
+    def unreachable(
+        self, parcel: Parcel, route: Route, none: NoConnection, pause_ends: Instant, *, tried: bool
+    ) -> None:
+        """The lane's site takes no connection: the next route, or wait."""
+
+    def hand_back(self, parcel: Parcel) -> None:
+        """Give it up untried: the server shuts down."""
+
+    def lane_limit(self) -> int:
+        """How many jobs a lane may hold now."""
+
+    def eased(self) -> None:
+        """A lane that turned mail away has room again."""
+
+    def may_open(self, lane: Lane) -> bool:
+        """Whether one more connection may be opened now; if not, the lane is told when it may."""
+
+    def is_crowded(self) -> bool:
+        """Whether another lane waits for a connection."""
+
+    def closed(self) -> None:
+        """A connection that was allowed is no more."""
+
+    async def may_go_on(self) -> None:
+        """Returns once there are few enough outcomes that are not written yet."""
+
+    def pause_ms(self, failures: int) -> int:
+        """How long a lane pauses after so many failures in a row."""
+
+    def return_path(self, parcel: Parcel) -> str:
+        """The envelope's sender."""
+
+    def now(self) -> Instant:
+        """The time."""
+
+    def fault(self, event: str, error: BaseException) -> None:
+        """Log a fault of ours."""
+
+    def start(self, work: Coroutine[None, None, None]) -> object:
+        """Run it as a task that is looked after."""

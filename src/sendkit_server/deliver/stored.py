@@ -1,0 +1,51 @@
+"""The store as delivery sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from sendkit_server.compose.signing import Signers
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.mail import Content
+from sendkit_server.store.store import Store
+from sendkit_server.store.values import Claim, Completion, Job
+from sendkit_server.wire.dkim import DkimKey
+
+log = structlog.get_logger("delivery")
+
+
+class DeliveryView:
+    """The store as delivery sees it: claims in this node's name, keys to sign with."""
+
+    def __init__(self, store: Store, signers: Signers, clock: Callable[[], Instant]) -> None:
+        self._store = store
+        self._signers = signers
+        self._clock = clock
+        self._after_site = ""
+
+    async def claim(self, *, exclude_sites: frozenset[str], per_site: int, limit: int) -> list[Job]:
+        """Due recipients, now this node's own."""
+        jobs = await self._store.claim(
+            Claim(self._store.owner, self._clock(), exclude_sites, per_site, limit, self._after_site)
+        )
+        self._after_site = jobs[-1].site if jobs else ""
+        return jobs
+
+    async def content(self, team_id: int, content_id: str) -> Content:
+        """A content that did not come along with its job."""
+        return await self._store.content(team_id, content_id)
+
+    async def signing_keys(self, team_id: int, domain: str) -> tuple[DkimKey, ...]:
+        """A domain's DKIM keys."""
+        return await self._signers.keys(team_id, domain)
+
+    async def complete(self, completion: Completion) -> None:
+        """Writes what a try came to."""
+        if not await self._store.complete(completion):
+            log.warning("delivery.lost_ownership", message=completion.job.message.id)
+
+    async def next_due(self) -> Instant | None:
+        """When something unowned is due."""
+        return await self._store.next_due()

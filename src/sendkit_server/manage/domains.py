@@ -1,0 +1,184 @@
+"""Sending domains: add, list, show, and the DNS records that their owner publishes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from sendkit_server.manage.keys import ManageError
+from sendkit_server.model.address import AddressError, ascii_domain
+from sendkit_server.model.ids import ENTROPY_BYTES, make_id
+from sendkit_server.model.instant import Instant
+from sendkit_server.store import seal
+from sendkit_server.store.queries import domains as queries
+from sendkit_server.store.queries.domains import AnyRow
+from sendkit_server.store.store import Store
+from sendkit_server.wire import dkim_keys
+from sendkit_server.wire.dkim import Algorithm
+
+RSA: Algorithm = "rsa-sha256"
+ED25519: Algorithm = "ed25519-sha256"
+SELECTORS: dict[Algorithm, str] = {RSA: "sendkit", ED25519: "sendkit-ed"}
+DEFAULT_REGION = "local"
+RECORD_TTL_S = 3600
+MX_PRIORITY = 10
+
+
+class DnsNames(msgspec.Struct, frozen=True):
+    """What the records to publish depend on beside the domain.
+
+    hostname: MX of the return path.  spf: mechanisms such as `ip4:192.0.2.1` or `include:relay.example`, in order.
+    algorithms: which DKIM keys sign.
+    """
+
+    hostname: str
+    spf: tuple[str, ...]
+    algorithms: tuple[Algorithm, ...] = (RSA,)
+
+
+class DnsRecord(msgspec.Struct, frozen=True):
+    """One record to publish. name: fully qualified, without the last dot.  kind: DKIM, SPF, MX or DMARC."""
+
+    kind: str
+    type: str
+    name: str
+    value: str
+    status: str
+    priority: int | None = None
+
+    def zone_line(self) -> str:
+        """The record as one line of a BIND zone file; a long TXT value in strings of ≤ 255 bytes (RFC 1035 3.3)."""
+        if self.type == "MX":
+            data = f"{self.priority} {self.value}."
+        else:
+            pieces = [self.value[at : at + 255] for at in range(0, len(self.value), 255)]
+            data = " ".join('"' + piece.replace("\\", "\\\\").replace('"', '\\"') + '"' for piece in pieces)
+        return f"{self.name}. {RECORD_TTL_S} IN {self.type} {data}"
+
+
+class Domain(msgspec.Struct, frozen=True):
+    """A domain with its records."""
+
+    row: AnyRow
+    records: tuple[DnsRecord, ...]
+
+
+async def add_domain(
+    store: Store,
+    team_id: int,
+    name: str,
+    names: DnsNames,
+    *,
+    trust: bool,
+    now: Instant,
+    entropy: Callable[[int], bytes],
+) -> Domain:
+    """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.
+
+    Adding a domain that is there already with trust vouches for it; without, it is an error.
+    """
+    try:
+        domain_name = ascii_domain(name.strip())
+    except AddressError as error:
+        raise ManageError(f"{name!r} is no domain name: {error}") from None
+    existing = await store.read(lambda connection: queries.find_domain(connection, team_id, domain_name))
+    if existing is not None:
+        if not trust:
+            raise ManageError(
+                f"the domain {domain_name} has been added already; see `sendkit domains dns {domain_name}`"
+            )
+        changes = {"trusted": True, "updated_at": now}
+        await store.write(lambda connection: queries.update_domain(connection, team_id, existing.id, changes))
+        return await _existing(store, team_id, domain_name, names)
+    domain_id = make_id("dom", now, entropy(ENTROPY_BYTES))
+    values = {
+        "team_id": team_id,
+        "id": domain_id,
+        "name": domain_name,
+        "status": "pending",
+        "trusted": trust,
+        "region": DEFAULT_REGION,
+        "open_tracking": False,
+        "click_tracking": False,
+        "tls": "opportunistic",
+        "record_status": "{}",
+        "created_at": now,
+        "updated_at": now,
+    }
+    keys = [_new_key(store.secret_key, team_id, domain_id, algorithm, now, entropy) for algorithm in (RSA, ED25519)]
+    try:
+        await store.write(lambda connection: queries.insert_domain(connection, values, keys))
+    except IntegrityError:
+        raise ManageError(f"the domain {domain_name} has been added already") from None
+    return await _existing(store, team_id, domain_name, names)
+
+
+async def show_domain(store: Store, team_id: int, name_or_id: str, names: DnsNames) -> Domain | None:
+    """A domain by id or name; None when the team has no such domain."""
+    return await store.read(lambda connection: _with_records(connection, team_id, name_or_id.lower(), names))
+
+
+async def list_domains(
+    store: Store, team_id: int, names: DnsNames, offset: int, limit: int
+) -> tuple[list[Domain], int]:
+    """A page of domains, newest first, and how many there are."""
+
+    def read(connection: Connection) -> tuple[list[Domain], int]:
+        rows, total = queries.list_domains(connection, team_id, offset, limit)
+        return [
+            Domain(row, dns_records(row, queries.dkim_keys(connection, team_id, row.id), names)) for row in rows
+        ], total
+
+    return await store.read(read)
+
+
+def dns_records(row: AnyRow, keys: Sequence[AnyRow], names: DnsNames) -> tuple[DnsRecord, ...]:
+    """DKIM (one a signing algorithm), SPF and MX of the return path `send.<domain>`, DMARC as advice."""
+    statuses: dict[str, str] = json.loads(row.record_status)
+    spf = " ".join(["v=spf1", *names.spf, "~all"])
+    dkim = [
+        DnsRecord(
+            "DKIM", "TXT", f"{key.selector}._domainkey.{row.name}", key.public_record, statuses.get("DKIM", "pending")
+        )
+        for key in keys
+        if key.algorithm in names.algorithms
+    ]
+    return (
+        *dkim,
+        DnsRecord("SPF", "TXT", f"send.{row.name}", spf, statuses.get("SPF", "pending")),
+        DnsRecord("MX", "MX", f"send.{row.name}", names.hostname, statuses.get("MX", "pending"), MX_PRIORITY),
+        DnsRecord("DMARC", "TXT", f"_dmarc.{row.name}", "v=DMARC1; p=none;", statuses.get("DMARC", "pending")),
+    )
+
+
+async def _existing(store: Store, team_id: int, name: str, names: DnsNames) -> Domain:
+    found = await show_domain(store, team_id, name, names)
+    assert found is not None
+    return found
+
+
+def _with_records(connection: Connection, team_id: int, name_or_id: str, names: DnsNames) -> Domain | None:
+    row = queries.find_domain(connection, team_id, name_or_id)
+    if row is None:
+        return None
+    return Domain(row, dns_records(row, queries.dkim_keys(connection, team_id, row.id), names))
+
+
+def _new_key(
+    secret_key: str, team_id: int, domain_id: str, algorithm: Algorithm, now: Instant, entropy: Callable[[int], bytes]
+) -> dict[str, object]:
+    private = dkim_keys.generate(algorithm)
+    return {
+        "team_id": team_id,
+        "id": make_id("dkm", now, entropy(ENTROPY_BYTES)),
+        "domain_id": domain_id,
+        "selector": SELECTORS[algorithm],
+        "algorithm": algorithm,
+        "private_key": seal.seal(secret_key, seal.DKIM_PURPOSE, private),
+        "public_record": dkim_keys.public_record(private),
+        "created_at": now,
+    }

@@ -1,0 +1,109 @@
+"""TCP connections to checked addresses: the next address is tried beside a slow one, never 30 seconds after it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+
+from sendkit_server.net.guard import Guard
+
+STAGGER_S = 2.0  # how long an address may be silent before the next one is tried beside it (RFC 8305 5, but patient)
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One place to connect to: the host's name, a numeric address of it, and the port."""
+
+    host: str
+    address: str
+    port: int
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why one target was not connected to. refused_by_us: no packet left, the guard forbids it."""
+
+    target: Target
+    text: str
+    refused_by_us: bool = False
+
+
+async def connect(
+    factory: Callable[[], P],
+    targets: Sequence[Target],
+    guard: Guard,
+    *,
+    deadline_s: float,
+    stagger_s: float = STAGGER_S,
+    on_failure: Callable[[Failure], None],
+) -> tuple[P, Target] | None:
+    """The first connection that any target grants within the deadline, earlier targets preferred; None when none does.
+
+    Failures are told one by one as they come. Cancelling closes whatever was under way.
+    """
+    waiting = list(targets)
+    attempts: dict[asyncio.Task[P], Target] = {}
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + deadline_s
+    try:
+        while waiting or attempts:
+            if waiting:
+                target = waiting.pop(0)
+                if refusal := guard.refusal(target.address, target.port):
+                    on_failure(Failure(target, refusal, refused_by_us=True))
+                    continue
+                attempts[asyncio.create_task(_connect_one(factory, target))] = target
+            left_s = ends - loop.time()
+            patience_s = min(stagger_s, left_s) if waiting else left_s
+            done, _ = await asyncio.wait(attempts, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=lambda task: targets.index(attempts[task])):
+                target = attempts[task]
+                error = task.exception()
+                if error is None:
+                    del attempts[task]
+                    return task.result(), target
+                del attempts[task]
+                on_failure(Failure(target, _wording(error)))
+            if loop.time() >= ends:
+                break
+        for target in [*attempts.values(), *waiting]:
+            on_failure(Failure(target, f"no connection within {deadline_s:g} s"))
+        return None
+    finally:
+        await _abandon(list(attempts))
+
+
+async def _connect_one(factory: Callable[[], P], target: Target) -> P:
+    loop = asyncio.get_running_loop()
+    # The address is numeric: nothing is looked up again between the guard's word and the connection.
+    transport, protocol = await loop.create_connection(
+        factory, target.address, target.port, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    )
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is not None:
+        # Requests are written whole: waiting for more to send (Nagle) would only delay them.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return protocol
+
+
+async def _abandon(tasks: list[asyncio.Task[P]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, OSError):
+            protocol = await task
+            close = getattr(protocol, "abort", None)
+            if close is not None:
+                close()
+
+
+def _wording(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__

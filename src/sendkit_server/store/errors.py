@@ -1,0 +1,30 @@
+"""What can go wrong with the store, as the rooms above see it.
+
+StoreError
+├── StoreUnavailable   nothing was stored: no connection, no space, an I/O error. The caller may try again later
+│   └── StoreFull      … because the disk or the database is full
+├── StoreLocked        another process works on this data directory
+└── SchemaTooNew       the database was written by a newer version of this program
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of every error of the store."""
+
+
+class StoreUnavailable(StoreError):
+    """The transaction did not commit; nothing of it is there."""
+
+
+class StoreFull(StoreUnavailable):
+    """No space left for the transaction."""
+
+
+class StoreLocked(StoreError):
+    """Another process holds this data directory."""
+
+
+class SchemaTooNew(StoreError):
+    """The database's revision is unknown to this program."""

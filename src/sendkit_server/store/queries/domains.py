@@ -1,0 +1,44 @@
+"""Domains and their DKIM keys: management writes and reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
+
+from sendkit_server.store.schema import dkim_key, domain
+
+AnyRow = Row[*tuple[Any, ...]]
+
+
+def insert_domain(connection: Connection, values: dict[str, Any], keys: Sequence[dict[str, Any]]) -> None:
+    """Adds a domain with its DKIM keys."""
+    connection.execute(insert(domain).values(**values))
+    connection.execute(insert(dkim_key), list(keys))
+
+
+def update_domain(connection: Connection, team_id: int, domain_id: str, values: dict[str, Any]) -> None:
+    """Changes columns of a domain."""
+    connection.execute(update(domain).where(domain.c.team_id == team_id, domain.c.id == domain_id).values(**values))
+
+
+def find_domain(connection: Connection, team_id: int, name_or_id: str) -> AnyRow | None:
+    """A domain by id or by name."""
+    query = select(domain).where(
+        domain.c.team_id == team_id, or_(domain.c.id == name_or_id, domain.c.name == name_or_id)
+    )
+    return connection.execute(query).one_or_none()
+
+
+def list_domains(connection: Connection, team_id: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
+    """A page of a team's domains, newest first, and how many there are."""
+    total = connection.execute(select(func.count()).select_from(domain).where(domain.c.team_id == team_id)).scalar_one()
+    query = select(domain).where(domain.c.team_id == team_id).order_by(domain.c.id.desc()).offset(offset).limit(limit)
+    return connection.execute(query).all(), int(total)
+
+
+def dkim_keys(connection: Connection, team_id: int, domain_id: str) -> Sequence[AnyRow]:
+    """A domain's DKIM keys, the RSA one first."""
+    query = select(dkim_key).where(dkim_key.c.team_id == team_id, dkim_key.c.domain_id == domain_id)
+    return connection.execute(query.order_by(dkim_key.c.algorithm.desc(), dkim_key.c.id)).all()

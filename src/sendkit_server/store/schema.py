@@ -1,0 +1,236 @@
+"""The schema, once for both engines: tables, keys and the indexes that every list and every claim runs on.
+
+Every tenant table leads with `team_id`; public ids sort by time, so a primary key (team_id, id) is also the order of
+arrival. Instants are milliseconds since the epoch. Tables that only ever hold short rows are WITHOUT ROWID on SQLite:
+one B-tree instead of two on the accept path.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only for a column declared exactly INTEGER PRIMARY KEY.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+team = Table(
+    "team",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", String(40), primary_key=True),
+    Column("name", String(255), nullable=False),
+    # SHA-256 of the secret: the secret itself has 285 bits, so a slow hash would buy nothing.
+    Column("secret_hash", LargeBinary(32), nullable=False, unique=True),
+    Column("prefix", String(16), nullable=False),
+    Column("permissions", Text, nullable=False),
+    Column("test", Boolean, nullable=False),
+    Column("domain_id", String(40)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("last_used_at", BigInteger),
+)
+
+domain = Table(
+    "domain",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", String(40), primary_key=True),
+    Column("name", String(253), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("trusted", Boolean, nullable=False),
+    Column("region", String(32), nullable=False),
+    Column("open_tracking", Boolean, nullable=False),
+    Column("click_tracking", Boolean, nullable=False),
+    Column("tls", String(16), nullable=False),
+    # JSON {"DKIM": "verified", …}: what each record was last found to be.
+    Column("record_status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("team_id", "name"),
+)
+
+dkim_key = Table(
+    "dkim_key",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", String(40), primary_key=True),
+    Column("domain_id", String(40), nullable=False, index=True),
+    Column("selector", String(63), nullable=False),
+    Column("algorithm", String(32), nullable=False),
+    Column("private_key", LargeBinary, nullable=False),
+    Column("public_record", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+content = Table(
+    "content",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", String(40), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+message = Table(
+    "message",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", String(40), primary_key=True),
+    Column("parent_id", String(40), nullable=False),
+    Column("content_id", String(40), nullable=False),
+    Column("door", String(8), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("domain_id", String(40)),
+    Column("capture", Boolean, nullable=False),
+    Column("protocol", String(16), nullable=False),
+    # The mailboxes of the headers, as JSON arrays [local, domain, name].
+    Column("from_mailbox", Text, nullable=False),
+    Column("to_mailboxes", Text, nullable=False),
+    Column("cc_mailboxes", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("stream", String(64), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("recipient_count", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("sent_at", BigInteger),
+    Index("ix_message_message_id", "team_id", "message_id"),
+    sqlite_with_rowid=False,
+)
+
+message_label = Table(
+    "message_label",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("kind", String(8), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("value", String(512), primary_key=True),
+    Column("message_id", String(40), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+UNSETTLED = text("next_attempt_at IS NOT NULL")
+DUE = text("owner IS NULL AND next_attempt_at IS NOT NULL")
+OWNED = text("owner IS NOT NULL")
+
+recipient = Table(
+    "recipient",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("message_id", String(40), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("local", Text, nullable=False),
+    Column("site", String(253), nullable=False),
+    Column("name", Text, nullable=False),
+    # Lower-cased address: how a recipient is looked for.
+    Column("matching", Text, nullable=False),
+    Column("role", String(4), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text),
+    Column("explanation", Text),
+    Column("code", Integer),
+    Column("enhanced", String(16)),
+    # NULL once settled; while owned, when it became due.
+    Column("next_attempt_at", BigInteger),
+    Column("owner", BigInteger),
+    Column("fence", Integer, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("ix_recipient_due", "site", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE),
+    Index("ix_recipient_next", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE),
+    Index("ix_recipient_owned", "owner", sqlite_where=OWNED, postgresql_where=OWNED),
+    Index(
+        "ix_recipient_waiting", "team_id", "site", "next_attempt_at", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED
+    ),
+    Index("ix_recipient_matching", "team_id", "matching", "message_id"),
+    sqlite_with_rowid=False,
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("team_id", BigInteger, nullable=False),
+    Column("message_id", String(40), nullable=False),
+    Column("route", String(64), nullable=False),
+    Column("host", String(255)),
+    Column("address", String(64)),
+    Column("tls", String(128)),
+    Column("started_at", BigInteger, nullable=False),
+    Column("milliseconds", Integer, nullable=False),
+    # JSON: [{n, result, reason, text, code, enhanced, possible_duplicate}] and [[at_ms, side, text]].
+    Column("outcomes", Text, nullable=False),
+    Column("transcript", Text, nullable=False),
+    Index("ix_attempt_message", "team_id", "message_id"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("team_id", BigInteger, nullable=False),
+    Column("message_id", String(40), nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("type", String(24), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("ix_event_message", "team_id", "message_id"),
+)
+
+captured = Table(
+    "captured",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("message_id", String(40), primary_key=True),
+    Column("captured_at", BigInteger, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+)
+
+node = Table(
+    "node",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("hostname", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""SQLite: one file in WAL mode, one process, one writing connection."""

@@ -1,0 +1,250 @@
+"""The store as every room above sees it: hot operations, management writes, reads, the directory.
+
+What differs between engines lives in the engine's folder; this class only joins the engine, the writer and the readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.mail import ApiKey, Content
+from sendkit_server.store import rows, schema, seal
+from sendkit_server.store.directory import Cache, SendingDomain, find_domain, find_key, hash_secret, is_expired
+from sendkit_server.store.errors import StoreError, StoreUnavailable
+from sendkit_server.store.lock import DataLock
+from sendkit_server.store.migrate import migrate_sqlite
+from sendkit_server.store.sqlite.engine import READERS, SqliteEngine
+from sendkit_server.store.values import Claim, Completion, Job, NewMail
+from sendkit_server.store.writer import Writer
+
+T = TypeVar("T")
+log = structlog.get_logger("store")
+
+
+class Store:
+    """An open store. Made by `open_store`; `close` finishes what was handed in."""
+
+    def __init__(self, engine: SqliteEngine, lock: DataLock, secret_key: str, data_dir: Path) -> None:
+        self.engine = engine
+        self.secret_key = secret_key
+        self.data_dir = data_dir
+        self.owner = 0
+        self._lock = lock
+        self._writer = Writer(engine)
+        self._reading = ThreadPoolExecutor(READERS, "store-reader")
+        self._keys: Cache[bytes, ApiKey | None] = Cache()
+        self._domains: Cache[tuple[int, str], SendingDomain | None] = Cache()
+        self.on_forget: list[Callable[[], None]] = []
+
+    def start(self, now: Instant) -> None:
+        """Takes a node incarnation and frees what earlier ones owned: on SQLite they cannot be alive."""
+        with self.engine.open_writer() as connection:
+            self.engine.begin(connection)
+            self.owner = _new_incarnation(connection, now)
+            self.engine.commit(connection)
+        self._writer.start()
+
+    def close(self) -> None:
+        """Commits what was handed in, closes every connection and gives the directory free."""
+        self._writer.close()
+        self._reading.shutdown()
+        self.engine.close()
+        self._lock.release()
+
+    def close_unstarted(self) -> None:
+        """As close, for a store that was opened and never started."""
+        self._writer.abandon()
+        self._reading.shutdown()
+        self.engine.close()
+        self._lock.release()
+
+    # -- hot operations ------------------------------------------------------------------------------------------
+
+    def accept(self, mail: NewMail) -> asyncio.Future[None]:
+        """Stores a mail; durable once the future is done. StoreUnavailable: nothing of it is stored."""
+        return self._writer.submit("accept", mail)
+
+    async def claim(self, claim: Claim) -> list[Job]:
+        """Due recipients, owned by this node from now on."""
+        jobs: list[Job] = await self._writer.submit("claim", claim)
+        return jobs
+
+    async def complete(self, completion: Completion) -> bool:
+        """Writes what a try came to. False: this node does not own the recipients any more, nothing is written."""
+        owned: bool = await self._writer.submit("complete", (self.owner, completion))
+        return owned
+
+    # -- management and reads ------------------------------------------------------------------------------------
+
+    async def write(self, function: Callable[[Connection], T]) -> T:
+        """Runs a management function in one transaction; the directory forgets what it knew when it has committed."""
+        result = await self._writer.run(function)
+        self.forget()
+        return result
+
+    async def write_quietly(self, function: Callable[[Connection], T]) -> T:
+        """As `write`, for what the directory does not know of (last-used times, clean-up)."""
+        return await self._writer.run(function)
+
+    async def read(self, function: Callable[[Connection], T]) -> T:
+        """Runs a function on a read-only connection in a reading thread, ≤ 2 s. StoreUnavailable when it cannot."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, function)
+
+    def _read(self, function: Callable[[Connection], T]) -> T:
+        try:
+            with self.engine.reading.connect() as connection:
+                return function(connection)
+        except DBAPIError as error:
+            translated: StoreError | None = self.engine.translated(error)
+            if translated is None:
+                raise
+            raise translated from error
+
+    async def prove(self, now: Instant) -> None:
+        """Reads and writes, so that a ready store is known and not hoped. StoreUnavailable when it cannot."""
+        alive = update(schema.node).where(schema.node.c.id == self.owner).values(expires_at=now)
+        await self.write_quietly(lambda connection: connection.execute(alive))
+        await self.read(lambda connection: connection.execute(select(schema.team.c.id).limit(1)).scalar())
+
+    async def content(self, team_id: int, content_id: str) -> Content:
+        """A stored content. StoreUnavailable when it is not there or does not decode."""
+        table = schema.content
+        query = select(table.c.body).where(table.c.team_id == team_id, table.c.id == content_id)
+        body = await self.read(lambda connection: connection.execute(query).scalar())
+        if body is None:
+            raise StoreUnavailable(f"content {content_id} is missing")
+        try:
+            return rows.content_of(body)
+        except ValueError as error:
+            raise StoreUnavailable(f"{content_id}: {error}") from error
+
+    async def next_due(self) -> Instant | None:
+        """When the earliest waiting recipient that nobody owns is due."""
+        table = schema.recipient
+        query = select(func.min(table.c.next_attempt_at)).where(
+            table.c.owner.is_(None), table.c.next_attempt_at.is_not(None)
+        )
+        found: Instant | None = await self.read(lambda connection: connection.execute(query).scalar())
+        return found
+
+    # -- the directory -------------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Makes every cached key and domain be read again."""
+        self._keys.forget()
+        self._domains.forget()
+        for forget in self.on_forget:
+            forget()
+
+    def cached_key(self, secret: str, now: Instant) -> tuple[ApiKey | None] | None:
+        """The key if it is known without reading: (key,), (None,) for a wrong or expired one, None for unknown."""
+        found = self._keys.get(hash_secret(secret))
+        if found is None:
+            return None
+        key = found[0]
+        return (None,) if key is None or is_expired(key, now) else (key,)
+
+    async def key(self, secret: str, now: Instant) -> ApiKey | None:
+        """The key of this secret; None when it is unknown, revoked or expired."""
+        cached = self.cached_key(secret, now)
+        if cached is not None:
+            return cached[0]
+        secret_hash, generation = hash_secret(secret), self._keys.generation
+        key = await self.read(lambda connection: find_key(connection, secret_hash))
+        self._keys.put(secret_hash, key, generation)
+        return None if key is None or is_expired(key, now) else key
+
+    def cached_domain(self, team_id: int, name: str) -> tuple[SendingDomain | None] | None:
+        """As cached_key, for a team's domain."""
+        return self._domains.get((team_id, name))
+
+    async def domain(self, team_id: int, name: str) -> SendingDomain | None:
+        """The team's domain of this name (A-label, lower case)."""
+        cached = self.cached_domain(team_id, name)
+        if cached is not None:
+            return cached[0]
+        generation = self._domains.generation
+        found = await self.read(lambda connection: find_domain(connection, team_id, name))
+        self._domains.put((team_id, name), found, generation)
+        return found
+
+    # -- figures -------------------------------------------------------------------------------------------------
+
+    def free_disk_bytes(self) -> int:
+        """Free space where the database lies."""
+        return shutil.disk_usage(self.data_dir).free
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        wal = self.engine.path.with_name(self.engine.path.name + "-wal")
+        return wal.stat().st_size if wal.exists() else 0
+
+    @property
+    def commits(self) -> int:
+        """Transactions committed since the start."""
+        return self._writer.commits
+
+
+def open_store(data_dir: Path, secret_key: str, what: str) -> Store:
+    """Opens, migrates and locks the store of a data directory.
+
+    what: the command that opens it, for the error another one gets. StoreLocked, SchemaTooNew, StoreError.
+    """
+    lock = DataLock(data_dir, what)
+    try:
+        path = data_dir / "sendkit.db"
+        if not path.exists():
+            path.touch(mode=0o600)
+        engine = SqliteEngine(path)
+        with engine.open_writer() as connection:
+            migrate_sqlite(connection, path)
+            engine.begin(connection)
+            _check_secret(connection, secret_key)
+            _ensure_default_team(connection)
+            engine.commit(connection)
+        return Store(engine, lock, secret_key, data_dir)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _check_secret(connection: Connection, secret_key: str) -> None:
+    """Refuses another secret key than the one the database was made with: nothing sealed would open."""
+    table = schema.meta
+    mine = seal.fingerprint(secret_key)
+    known = connection.execute(select(table.c.value).where(table.c.key == "secret_fingerprint")).scalar()
+    if known is None:
+        connection.execute(insert(table).values(key="secret_fingerprint", value=mine))
+    elif known != mine:
+        raise StoreError(
+            "SENDKIT_SECRET_KEY (or <data>/secret-key) is not the one this database was made with; nothing sealed "
+            "with it would open. Put the old key back."
+        )
+
+
+def _ensure_default_team(connection: Connection) -> None:
+    table = schema.team
+    if connection.execute(select(table.c.id).where(table.c.name == "default")).scalar() is None:
+        connection.execute(insert(table).values(name="default", created_at=0))
+
+
+def _new_incarnation(connection: Connection, now: Instant) -> int:
+    table = schema.recipient
+    connection.execute(update(table).where(table.c.owner.is_not(None)).values(owner=None))
+    result = connection.execute(
+        insert(schema.node).values(hostname=socket.gethostname(), pid=os.getpid(), started_at=now, expires_at=now)
+    )
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])

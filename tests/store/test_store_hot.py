@@ -1,0 +1,181 @@
+"""The hot operations: what is accepted is there, what is due is claimed once, what is completed is final."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+from store_mails import completion, new_mail, owned_job
+
+from sendkit_server.model.mail import Attachment, PartsContent, RawContent, Tag
+from sendkit_server.model.status import Status
+from sendkit_server.store import schema
+from sendkit_server.store.queries import emails
+from sendkit_server.store.store import Store, open_store
+from sendkit_server.store.values import Claim, Job
+
+
+async def claim(store: Store, now: int = 100_000, **more: object) -> list[Job]:
+    wanted = {"exclude_sites": frozenset(), "per_site": 100, "limit": 100, **more}
+    return await store.claim(Claim(store.owner, now, **wanted))  # type: ignore[arg-type]
+
+
+async def statuses(store: Store, job: Job) -> list[str]:
+    found = await store.read(lambda connection: emails.find_email(connection, 1, job.message.id))
+    assert found is not None
+    return [found.message.status, *(recipient.status for recipient in found.recipients)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PartsContent(
+            "s", "<p>x</p>", "x", headers=(("X-A", "b"),), attachments=(Attachment("a", "text/plain", b"\0\xff"),)
+        ),
+        RawContent(b"From: a@b.test\r\n\r\n\x00\xff"),
+    ],
+)
+async def test_a_content_comes_back_as_it_was(store: Store, content: object) -> None:
+    mail = new_mail(store.owner, content=content)  # type: ignore[arg-type]
+    await store.accept(mail)
+    assert await store.content(1, mail.messages[0].message.content_id) == content
+
+
+async def test_what_is_owned_is_not_claimed_and_what_is_not_is_claimed_once(store: Store) -> None:
+    await store.accept(new_mail(store.owner, owned=True))
+    waiting = new_mail(store.owner, owned=False)
+    await store.accept(waiting)
+    (job,) = await claim(store)
+    assert job.message == waiting.messages[0].message
+    assert job.recipients == waiting.messages[0].recipients
+    assert (job.fence, job.content, job.size_bytes) == (1, waiting.content, 100)
+    assert await claim(store) == []
+
+
+async def test_nothing_is_claimed_before_it_is_due(store: Store) -> None:
+    await store.accept(new_mail(store.owner, owned=False, at=5_000))
+    assert await store.next_due() == 5_000
+    assert await claim(store, now=4_999) == []
+    assert len(await claim(store, now=5_000)) == 1
+    assert await store.next_due() is None
+
+
+async def test_a_message_gives_one_job_a_site(store: Store) -> None:
+    await store.accept(new_mail(store.owner, "a@one.test", "b@two.test", "c@one.test", owned=False))
+    jobs = await claim(store)
+    assert [(job.site, [recipient.n for recipient in job.recipients]) for job in jobs] == [
+        ("one.test", [0, 2]),
+        ("two.test", [1]),
+    ]
+
+
+async def test_a_site_with_a_long_backlog_hides_nobody(store: Store) -> None:
+    for _ in range(30):
+        await store.accept(new_mail(store.owner, "x@aaa.test", owned=False))
+    await store.accept(new_mail(store.owner, "x@zzz.test", owned=False, at=90_000))
+    jobs = await claim(store, per_site=5)
+    assert [job.site for job in jobs] == ["aaa.test"] * 5 + ["zzz.test"]
+    assert await claim(store, exclude_sites=frozenset({"aaa.test"})) == []
+
+
+async def test_the_round_over_the_sites_goes_on_where_it_stopped(store: Store) -> None:
+    for site in ("a.test", "b.test", "c.test"):
+        for _ in range(3):
+            await store.accept(new_mail(store.owner, f"x@{site}", owned=False))
+    seen = []
+    after = ""
+    for _ in range(9):
+        (job,) = await claim(store, limit=1, after_site=after)
+        seen.append(job.site)
+        after = job.site
+    assert seen == ["a.test", "b.test", "c.test"] * 3
+    assert await claim(store, after_site="b.test") == []
+
+
+async def test_a_completion_settles_and_leaves_attempt_and_events(store: Store) -> None:
+    mail = new_mail(store.owner)
+    await store.accept(mail)
+    job = owned_job(mail)
+    assert await store.complete(completion(job)) is True
+    assert await statuses(store, job) == ["delivered", "delivered"]
+    (attempt,) = await store.read(lambda connection: emails.list_attempts(connection, 1, job.message.id))
+    assert (attempt.route, attempt.host, attempt.milliseconds) == ("direct", "mx.there.test", 12)
+    assert await store.next_due() is None
+    assert await claim(store) == []
+
+
+async def test_a_deferral_makes_it_due_again_with_a_higher_fence(store: Store) -> None:
+    mail = new_mail(store.owner)
+    await store.accept(mail)
+    await store.complete(completion(owned_job(mail), Status.DELAYED, next_at=50_000))
+    assert await store.next_due() == 50_000
+    (again,) = await claim(store, now=50_000)
+    assert again.fence == 2
+    assert (again.recipients[0].attempts, again.recipients[0].status) == (1, Status.DELAYED)
+
+
+async def test_a_completion_with_an_old_fence_or_owner_writes_nothing(store: Store) -> None:
+    mail = new_mail(store.owner)
+    await store.accept(mail)
+    stale = owned_job(mail)
+    await store.complete(completion(stale, Status.DELAYED, next_at=6_000))
+    (current,) = await claim(store)
+    assert await store.complete(completion(stale, Status.BOUNCED)) is False
+    assert await statuses(store, current) == ["delivery_delayed", "delivery_delayed"]
+    assert await store.complete(completion(current)) is True
+    assert await store.complete(completion(current)) is False
+    count = select(func.count()).select_from(schema.attempt)
+    assert await store.read(lambda connection: connection.execute(count).scalar()) == 2
+
+
+async def test_a_message_with_several_recipients_shows_the_least_settled(store: Store) -> None:
+    mail = new_mail(store.owner, "a@one.test", "b@two.test", owned=False)
+    await store.accept(mail)
+    first, second = await claim(store)
+    await store.complete(completion(first))
+    assert await statuses(store, first) == ["queued", "delivered", "queued"]
+    await store.complete(completion(second, Status.BOUNCED))
+    assert await statuses(store, first) == ["bounced", "delivered", "bounced"]
+
+
+async def test_one_bad_value_in_a_group_fails_alone(store: Store) -> None:
+    good, bad = new_mail(store.owner), new_mail(store.owner)
+    await store.accept(bad)
+    results = await asyncio.gather(
+        store.accept(good), store.accept(bad), store.accept(new_mail(store.owner)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [type(None), sqlite3.IntegrityError, type(None)]
+    assert await store.content(1, good.messages[0].message.content_id) == good.content
+
+
+async def test_labels_are_stored_once_however_often_they_are_given(store: Store) -> None:
+    mail = new_mail(store.owner, tags=(Tag("a", "1"), Tag("a", "1"), Tag("b")))
+    await store.accept(mail)
+    rows = await store.read(lambda connection: connection.execute(select(schema.message_label)).all())
+    assert sorted((row.kind, row.name, row.value) for row in rows) == [("tag", "a", "1"), ("tag", "b", "")]
+
+
+async def test_a_new_start_frees_what_the_last_one_owned_and_counts_no_attempt(tmp_path: Path) -> None:
+    first = open_store(tmp_path, "secret", "first")
+    first.start(1_000)
+    mail = new_mail(first.owner)
+    await first.accept(mail)
+    first.close()
+    second = open_store(tmp_path, "secret", "second")
+    second.start(2_000)
+    try:
+        assert second.owner != first.owner
+        (job,) = await claim(second)
+        assert (job.fence, job.recipients[0].attempts) == (2, 0)
+        assert await second.complete(completion(job)) is True
+    finally:
+        second.close()
+
+
+async def test_many_waiting_operations_share_commits(store: Store) -> None:
+    before = store.commits
+    await asyncio.gather(*(store.accept(new_mail(store.owner)) for _ in range(300)))
+    assert store.commits - before < 100

@@ -1,0 +1,124 @@
+"""Mails that came in whole: whose they are, who they go to, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
+
+from api_world import NOW, Api, running_api
+
+from sendkit_server.model.address import parse_mailbox
+from sendkit_server.model.mail import Accepted, RawContent, RawSubmission, Role
+from sendkit_server.model.refusal import SHUTTING_DOWN, Refusal
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with running_api(tmp_path) as running:
+        yield running
+
+
+async def accept(api: Api, raw: bytes, *recipients: str, key: str | None = None) -> Accepted | Refusal:
+    found = await api.store.key(key or api.key, NOW)
+    assert found is not None
+    boxes = tuple(parse_mailbox(recipient) for recipient in recipients or ("ann@there.test",))
+    return await api.acceptor.accept_raw(RawSubmission(found, "app@sender.test", boxes, raw))
+
+
+RAW = b"From: App <app@sender.test>\r\nTo: Ann <ann@there.test>\r\nCc: c@there.test\r\nSubject: =?utf-8?Q?Gr=C3=BC=C3=9Fe?=\r\n\r\nbody\r\n"
+
+
+async def test_one_message_with_every_envelope_recipient_and_its_role(api: Api) -> None:
+    accepted = await accept(api, RAW, "ann@there.test", "C@there.test", "hidden@other.test")
+    assert isinstance(accepted, Accepted)
+    (message,) = accepted.messages
+    assert (message.to, message.status) == ("ann@there.test", "queued")
+    roles = {one.mailbox.address: (one.role, one.mailbox.name) for job in api.handover.jobs for one in job.recipients}
+    assert roles == {
+        "ann@there.test": (Role.TO, "Ann"),
+        "C@there.test": (Role.CC, ""),
+        "hidden@other.test": (Role.BCC, ""),
+    }
+    assert len(api.handover.jobs) == 2
+    read = (await api.call("GET", f"/emails/{message.id}")).json
+    assert (read["subject"], read["door"], read["from"]) == ("Grüße", "smtp", "App <app@sender.test>")
+
+
+async def test_the_bytes_are_stored_as_they_came(api: Api) -> None:
+    await accept(api, RAW)
+    assert api.handover.jobs[0].content == RawContent(RAW)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"Subject: x\r\n", "The from field is required."),
+        (b"From: a@sender.test\r\nFrom: b@sender.test\r\n", "exactly one From"),
+        (b"From: a@sender.test, b@sender.test\r\n", "exactly one From"),
+        (b"From: nobody\r\n", "The 'from' field contains an invalid email address"),
+        (b"From: a@sender.test\r\nX-Sendkit-Tag: a=b\r\n", "'X-Sendkit-Tag' is not supported yet"),
+        (b"From: a@sender.test\r\nIdempotency-Key: 1\r\n", "'Idempotency-Key' is not supported yet"),
+        (b"From: a@sender.test\r\nX-PM-Tag: a\r\n", "'X-PM-Tag' is not supported yet"),
+        (b"From: a@sender.test\r\nthis is no header\r\n", "cannot be read"),
+        (b"From: a@sender.test\r\n" + b"Received: x\r\n" * 51, "loop"),
+        (b"From: a@elsewhere.test\r\n", "The from address domain is not verified."),
+        (b"From: a@elsewhere.test <b@sender.test>, c@d.test\r\n", "exactly one From"),
+    ],
+)
+async def test_what_is_wrong_with_the_headers_is_said(api: Api, head: bytes, words: str) -> None:
+    refused = await accept(api, head + b"\r\nbody\r\n")
+    assert isinstance(refused, Refusal)
+    assert words in refused.message
+    assert 500 <= refused.smtp_code < 600
+    assert api.handover.jobs == []
+
+
+async def test_a_foreign_from_is_550_5_7_1_in_the_contracts_words(api: Api) -> None:
+    refused = await accept(api, b"From: a@elsewhere.test\r\n\r\nx\r\n")
+    assert isinstance(refused, Refusal)
+    assert (refused.smtp_code, refused.smtp_enhanced) == (550, "5.7.1")
+    assert refused.smtp_text == "validation_error: The from address domain is not verified."
+
+
+async def test_a_test_key_may_use_any_from_and_is_captured(api: Api) -> None:
+    accepted = await accept(api, b"From: a@elsewhere.test\r\n\r\nx\r\n", key=await api.make_key(test=True))
+    assert isinstance(accepted, Accepted)
+    assert accepted.messages[0].status == "captured"
+    assert api.handover.jobs[0].message.capture is True
+
+
+async def test_a_message_id_that_is_none_is_replaced_for_reading_and_a_good_one_kept(api: Api) -> None:
+    await accept(api, b"From: a@sender.test\r\nMessage-ID: <x@y.test>\r\n\r\nx\r\n")
+    await accept(api, b"From: a@sender.test\r\nMessage-ID: nonsense\r\n\r\nx\r\n")
+    first, second = (job.message.message_id for job in api.handover.jobs)
+    assert first == "<x@y.test>"
+    assert second.startswith("<msg_") and second.endswith("@sender.test>")
+
+
+async def test_a_closed_door_and_a_key_that_may_not_send_refuse(api: Api) -> None:
+    reading = await api.make_key("read")
+    refused = await accept(api, RAW, key=reading)
+    assert isinstance(refused, Refusal) and refused.name == "restricted_api_key"
+    api.acceptor.closed = SHUTTING_DOWN
+    refused = await accept(api, RAW)
+    assert isinstance(refused, Refusal) and (refused.smtp_code, refused.http_status) == (421, 503)
+    assert (await api.send()).status == 503
+
+
+async def test_a_store_that_cannot_commit_is_451_and_503_and_the_door_goes_on(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.store.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 1").scalar())
+    big = RAW + os.urandom(300_000).hex().encode() + b"\r\n"
+    refused = await accept(api, big)
+    assert isinstance(refused, Refusal)
+    assert (refused.smtp_code, refused.http_status) == (452, 507)
+    assert api.handover.jobs == [] and api.handover.foreseen == []
+    assert isinstance(await accept(api, big), Accepted)
+    assert api.handover.foreseen == api.handover.jobs != []

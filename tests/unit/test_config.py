@@ -1,0 +1,99 @@
+"""Settings: where they come from, and that a wrong one refuses the start and says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sendkit_server.config import (
+    NOT_BUILT,
+    Address,
+    ConfigError,
+    load,
+    parse_binds,
+    parse_duration_ms,
+    parse_durations_ms,
+    parse_size,
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_environment_goes_before_the_file_and_the_file_before_the_default(tmp_path: Path) -> None:
+    (tmp_path / "sendkit.toml").write_text(
+        'hostname = "file.test"\nmx_port = 2525\nbehind_proxy = true\nretry_schedule = ["1s", "2s"]\n'
+    )
+    settings = load({"SENDKIT_HOSTNAME": "env.test"})
+    assert (settings.hostname, settings.sources["hostname"]) == ("env.test", "SENDKIT_HOSTNAME")
+    assert (settings.mx_port, settings.sources["mx_port"]) == (2525, "sendkit.toml")
+    assert settings.behind_proxy is True and settings.retry_schedule == (1000, 2000)
+    assert (settings.route, settings.sources["route"]) == ("direct", "default")
+    assert load({}, {"hostname": "line.test"}).hostname == "line.test"
+
+
+def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
+    settings = load(
+        {"SENDKIT_HTTP_BIND": "", "SENDKIT_HOSTNAME": "", "SENDKIT_PROBE_DOMAINS": "", "SENDKIT_MX_PORT": " "}
+    )
+    assert settings.http_bind == () and settings.probe_domains == () and settings.mx_port == 25
+    assert settings.sources["hostname"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"SENDKIT_HTTP_BIND": "8080"}, "http_bind = '8080' .from SENDKIT_HTTP_BIND.: give host:port"),
+        ({"SENDKIT_HTTP_BIND": "127.0.0.1:99999"}, "host:port"),
+        ({"SENDKIT_HTTP_BIND": "0.0.0.0:8080"}, "SENDKIT_BEHIND_PROXY=yes"),
+        ({"SENDKIT_HTTP_BIND": "[::]:8080"}, "SENDKIT_HTTPS_BIND"),
+        ({"SENDKIT_DEV_SMTP_BIND": "0.0.0.0:1025"}, "keep it on loopback"),
+        ({"SENDKIT_TLS_CERT": "x.pem"}, "given together"),
+        ({"SENDKIT_BEHIND_PROXY": "maybe"}, "say yes or no"),
+        ({"SENDKIT_RETRY_SCHEDULE": "1m,soon"}, "give a number and a unit"),
+        ({"SENDKIT_ALLOW_PRIVATE_NETWORKS": "loopback"}, "allow_private_networks"),
+        ({"SENDKIT_MX_PORT": "0"}, "from 1"),
+        ({"SENDKIT_PUBLIC_URL": "mail.example.com"}, "absolute URL"),
+        ({"SENDKIT_LOG_FORMAT": "xml"}, "auto, human, json"),
+        ({"SENDKIT_ROLES": "http,cook"}, "deliver, http, smtp"),
+        ({"SENDKIT_DKIM": "ed25519"}, "rsa,ed25519"),
+        ({"SENDKIT_DATABASE_URL": "postgresql://x"}, "not supported yet"),
+        ({"SENDKIT_CONFIG": "nowhere.toml"}, "nowhere.toml, which does not exist"),
+    ],
+)
+def test_a_wrong_value_refuses_the_start_and_says_why(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [('hostnam = "x"', "unknown setting 'hostnam'"), ("hostname = ", "sendkit.toml")]
+)
+def test_an_unknown_key_or_a_broken_file_refuses_the_start(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "sendkit.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load({})
+
+
+def test_settings_of_later_versions_are_named_and_no_error() -> None:
+    assert load({"SENDKIT_RATE_LIMIT": "100", "SENDKIT_WARMUP": "off"}).not_obeyed == ("rate_limit",)
+    assert "inbound_bind" in NOT_BUILT
+
+
+def test_binds_durations_and_sizes() -> None:
+    assert parse_binds("127.0.0.1:1, [::1]:2,:3") == (Address("127.0.0.1", 1), Address("::1", 2), Address("0.0.0.0", 3))
+    assert parse_binds("none") == () and str(Address("::1", 2)) == "[::1]:2"
+    assert (parse_duration_ms("500ms"), parse_duration_ms("2d"), parse_durations_ms("1m,1h")) == (
+        500,
+        172_800_000,
+        (60_000, 3_600_000),
+    )
+    assert (parse_size("41943040"), parse_size("40 MB"), parse_size("1G")) == (41_943_040, 41_943_040, 1 << 30)
+    assert (
+        Address("localhost", 1).is_loopback
+        and Address("127.9.9.9", 1).is_loopback
+        and not Address("10.0.0.1", 1).is_loopback
+    )
