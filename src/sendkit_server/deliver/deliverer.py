@@ -108,10 +108,7 @@ class Deliverer:
         self._lanes: dict[object, Lane] = {}
         self._lane_of: dict[str, tuple[MailHosts, Lane]] = {}
         self._resolving: dict[str, list[Parcel]] = {}
-        # Jobs that are composed while their commit runs: which, and of those whose turn came first.
-        self._foreseen: dict[tuple[str, str], Parcel] = {}
-        self._prepared_early: set[Parcel] = set()
-        self._offered_early: set[Parcel] = set()
+        self._foreseen: dict[tuple[str, str], Parcel] = {}  # not offered yet, by message and site
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = 0
         self._wanting: dict[Lane, None] = {}  # in the order in which they asked
@@ -140,9 +137,7 @@ class Deliverer:
 
     def forget(self, job: Job) -> None:
         """A foreseen job that never became durable."""
-        parcel = self._foreseen.pop((job.message.id, job.site), None)
-        if parcel is not None:
-            self._prepared_early.discard(parcel)
+        self._foreseen.pop((job.message.id, job.site), None)
 
     def offer(self, job: Job) -> None:
         """Take a job that this node already owns."""
@@ -150,18 +145,15 @@ class Deliverer:
         parcel = self._foreseen.pop((job.message.id, job.site), None)
         if parcel is None:
             self._dispatch(Parcel(job))
-        elif parcel in self._prepared_early:
-            self._prepared_early.discard(parcel)
+        elif parcel.prepared:
             self._go_on(parcel)
         else:
-            self._offered_early.add(parcel)
+            parcel.offered = True
 
     def _prepared(self, parcel: Parcel, refused: Outcome | None) -> None:
-        if parcel in self._offered_early:
-            self._offered_early.discard(parcel)
+        parcel.prepared = True
+        if parcel.offered:
             self._go_on(parcel)
-        elif self._foreseen.get((parcel.message.id, parcel.jobs[0].site)) is parcel:
-            self._prepared_early.add(parcel)
 
     def _go_on(self, parcel: Parcel) -> None:
         # What could not be composed early takes the usual way, which says why.

@@ -33,7 +33,19 @@ MOST_STEPS = 10
 class Parcel:
     """Jobs of one message on their way together: same bytes, same site, one transaction."""
 
-    __slots__ = ("addresses", "before", "composed", "jobs", "keys", "message", "requeued", "route", "size_bytes")
+    __slots__ = (
+        "addresses",
+        "before",
+        "composed",
+        "jobs",
+        "keys",
+        "message",
+        "offered",
+        "prepared",
+        "requeued",
+        "route",
+        "size_bytes",
+    )
 
     def __init__(self, job: Job) -> None:
         self.message: Message = job.message
@@ -44,6 +56,9 @@ class Parcel:
         self.before: tuple[Exchange, ...] = ()  # what routes before this one came to, for the transcript
         self.composed: Composed | None = None
         self.keys: Sequence[DkimKey] = ()
+        # Of one that was foreseen: what of the two that it waits for has happened.
+        self.prepared = False
+        self.offered = False
         self.requeued = 0  # how often a connection closed before it looked at this mail
 
     def join(self, other: Parcel) -> None:

@@ -67,7 +67,6 @@ class Writer:
         self._connection: Connection | None = engine.open_writer()
         self._closed = False
         self.commits = 0
-        self.operations = 0
 
     def start(self) -> None:
         """Starts the thread."""
@@ -137,7 +136,6 @@ class Writer:
             if trouble is None:
                 self._transaction([operation], self._apply_function)
                 trouble = _trouble([operation])
-        self.operations += len(group)
         _resolve(functions)
 
     def _transaction(self, operations: list[_Operation], apply: Callable[[Connection, list[_Operation]], None]) -> bool:
