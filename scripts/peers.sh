@@ -1,19 +1,34 @@
 #!/bin/sh
-# Brings the real programs that tests run against: swaks, PHPMailer, Node with its packages, and strace and faketime for
-# disks that fail and clocks that jump; with "bench" also Postfix.
+# Brings the real programs that tests run against: swaks, PHPMailer, Node with its packages, PostgreSQL's server and
+# PgBouncer, and strace and faketime for disks that fail and clocks that jump; with "bench" also Postfix.
 # As root or with sudo -n they are installed by apt. Elsewhere what is missing is named, and its tests are reported as
 # not run; in CI (CI=true) it is an error.
 set -eu
 cd "$(dirname "$0")/.."
 missing=
+# Debian keeps the server's programs off the PATH. 15 is the oldest that is good enough.
+postgres=postgres
+for found in /usr/lib/postgresql/1[5-9]/bin/postgres /usr/lib/postgresql/[2-9][0-9]/bin/postgres; do
+    [ ! -x "$found" ] || postgres=$found
+done
 for pair in swaks:swaks node:nodejs npm:npm curl:curl openssl:openssl php:php-cli \
-    strace:strace faketime:faketime /usr/share/php/libphp-phpmailer/autoload.php:libphp-phpmailer ${1:+postconf:postfix}; do
+    "$postgres:postgresql" pgbouncer:pgbouncer strace:strace faketime:faketime \
+    /usr/share/php/libphp-phpmailer/autoload.php:libphp-phpmailer ${1:+postconf:postfix}; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || [ -e "${pair%%:*}" ] || [ -x "/usr/sbin/${pair%%:*}" ] || missing="$missing ${pair#*:}"
 done
 if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1; then
     as_root=
     [ "$(id -u)" = 0 ] || as_root="sudo -n"
     if [ -z "$as_root" ] || sudo -n true 2>/dev/null; then
+        # The tests start servers of their own, so nothing is to be started because it was installed. A machine that has a
+        # policy keeps it.
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            trap '$as_root rm -f "$policy"' EXIT
+            trap 'exit 1' HUP INT TERM
+            printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+            $as_root chmod 755 "$policy"
+        fi
         $as_root apt-get update -q >/dev/null
         # shellcheck disable=SC2086 # a list of words
         DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -q --no-install-recommends $missing >/dev/null

@@ -15,7 +15,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -33,18 +33,18 @@ from sendkit_server.compose.signing import Signers
 from sendkit_server.config import PREFIX, Address, ConfigError, Settings
 from sendkit_server.dashboard.door import Pages
 from sendkit_server.deliver.deliverer import Deliverer
-from sendkit_server.deliver.probe import ProbeResult
+from sendkit_server.deliver.ownership import Share
 from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost, parse_routes
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stored import DeliveryView
 from sendkit_server.events.metrics import Metrics
-from sendkit_server.manage import commands, inbox, installation
+from sendkit_server.manage import commands, installation
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.model import refusal
 from sendkit_server.model.clock import SteadyClock
-from sendkit_server.model.instant import MINUTE_MS, Instant
-from sendkit_server.model.mail import ApiKey, Message, Warning_
+from sendkit_server.model.instant import Instant
+from sendkit_server.model.mail import ApiKey, Message
 from sendkit_server.model.outcome import Attempt, Result
 from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.net.listen import listen, source_addresses
@@ -56,32 +56,19 @@ from sendkit_server.smtp.submission import SubmissionSettings
 from sendkit_server.store import seal
 from sendkit_server.store.errors import StoreError
 from sendkit_server.store.files import write_file
+from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
-from sendkit_server.store.queries import keys as key_queries
 from sendkit_server.store.store import open_store
 from sendkit_server.store.values import Job
+from sendkit_server.watch import PORT_25_BLOCKED, Port25Watch, Watch
 from sendkit_server.wire import return_path
 
 SIGNING_THREADS = 2
 DEV_SMTP_BIND = Address("127.0.0.1", 1025)
-WATCH_S = 5.0
-JUMP_MS = 10 * MINUTE_MS  # which takes two hours to follow
-PROBE_AGAIN_S = 60.0
+IDLE_LOOK_ALONE_S = 30.0
+IDLE_LOOK_AMONG_OTHERS_S = 1.0  # without notifications; it is one look into an index
 CAPTURE_ROUTE = Capture().name
 ALGORITHMS = {"rsa": "rsa-sha256", "ed25519": "ed25519-sha256"}
-
-PORT_25_BLOCKED = Warning_(
-    "port_25_blocked",
-    "This server cannot connect to port 25 of other mail servers, so nothing is being delivered directly.",
-    "Ask the hosting provider to open outgoing port 25, or set SENDKIT_ROUTE to a relay: "
-    "smarthost://user:password@relay.example:587",
-)
-
-CLOCK_JUMPED = Warning_(
-    "clock_jumped",
-    "The system's clock was set while this server ran: mail keeps to its plan, and this server to its own time.",
-    "Restart it once the system's clock is right.",
-)
 
 log = structlog.get_logger("app")
 
@@ -152,15 +139,10 @@ class App:
         self._sockets: dict[str, list[socket.socket]] = {}
         self.data_dir: Path = settings.data_dir
         self.metrics = Metrics()
-        self._clock = SteadyClock(time.time_ns, _elapsed_ns)
-        self._now = self._clock.now
-        self._clock_jumped = False
-        self.port_25_blocked = False
-        self._has_left = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._smtp_doors: list[SubmissionDoor] = []
-        self._used_keys: dict[tuple[int, str], Instant] = {}
         self._draining = False
+        self._deafen: Callable[[], None] | None = None
         self._tls: ServerTls | None = None
         self.dev_secret: str | None = None
         self.public_url: str = settings.public_url
@@ -184,16 +166,21 @@ class App:
             raise
         if "deliver" in self.settings.roles:
             self._spawn(self.deliverer.run(), "delivery")
-            self._spawn(self._watch_port_25(), "probe")
-        self._spawn(self._watch(), "watch")
+            self._spawn(self._port_25.run(), "probe")
+        self._spawn(self._watch.run(), "watch")
+        self._spawn(self._membership.run(), "membership")
         for name in self.settings.not_obeyed:
             log.warning("setting.not_supported_yet", setting=PREFIX + name.upper())
 
     def _prepare_store(self) -> None:
         installation.prepare_data_dir(self.data_dir)
         self.secret_key = installation.secret_key(self.data_dir, self.settings.secret_key)
-        self.store = open_store(self.data_dir, self.secret_key, "sendkit serve")
-        self.store.start(self._now())
+        self.store = open_store(self.data_dir, self.secret_key, "sendkit serve", self.settings.database_url)
+        self._roles = ",".join(sorted(self.settings.roles))
+        self.store.start(now_ms(), self._roles)
+        # Only now is it known whose time it is.
+        self._clock = SteadyClock(self.store.wall_ns, _elapsed_ns)
+        self._now = self._clock.now
 
     async def _prepare_dev(self) -> None:
         self._dev_key: ApiKey | None = None
@@ -266,7 +253,28 @@ class App:
             log=structlog.get_logger("delivery"),
             on_attempt=self._count_attempt,
             doors=lambda: self.acceptor.storing,
+            ownership=self.store.lease,
+            idle_look_s=IDLE_LOOK_ALONE_S if self.store.engine.exclusive else IDLE_LOOK_AMONG_OTHERS_S,
         )
+        self._port_25 = Port25Watch(settings, routes, self.deliverer)
+        self._prepare_membership()
+
+    def _prepare_membership(self) -> None:
+        deliverer = self.deliverer
+
+        def peers(owners: Sequence[int] | None) -> None:
+            me = self.store.lease.owner
+            if owners is None or me not in owners:
+                deliverer.set_share(None)
+            else:
+                deliverer.set_share(Share(owners.index(me), len(owners)))
+
+        self._membership = Membership(
+            self.store, self._roles, self._now, on_peers=peers, on_lost=deliverer.drop, on_kept=deliverer.resume
+        )
+        loop = asyncio.get_running_loop()
+        if "deliver" in self.settings.roles:
+            self._deafen = self.store.engine.listen(lambda: _call(loop, deliverer.wake))
 
     def _prepare_accept(self) -> None:
         self.acceptor = Acceptor(
@@ -276,8 +284,9 @@ class App:
             self.metrics,
             clock=self._now,
             entropy=Entropy().take,
-            warnings=lambda: (PORT_25_BLOCKED,) if self.port_25_blocked else (),
+            warnings=lambda: (PORT_25_BLOCKED,) if self._port_25.blocked else (),
         )
+        self._watch = Watch(self.settings, self.store, self.acceptor, self._clock, lambda: self._tls)
 
     # -- doors ---------------------------------------------------------------------------------------------------
 
@@ -300,7 +309,7 @@ class App:
             public_url=self.public_url,
             dns_names=self.dns_names,
             clock=self._now,
-            used=self._key_used,
+            used=self._watch.key_used,
             refresh_metrics=self._refresh_metrics,
         )
         pages = Pages(HttpDoor(service), self.store, dev=self.dev)
@@ -324,7 +333,7 @@ class App:
             is_dev = mode == "dev"
             door = SubmissionDoor(
                 limits,
-                StoredKeys(self.store, self._key_used, self._now),
+                StoredKeys(self.store, self._watch.key_used, self._now),
                 self.acceptor,
                 tls=None if is_dev else self._tls_context,
                 mode=mode,
@@ -374,28 +383,15 @@ class App:
 
     def warnings(self) -> list[dict[str, str]]:
         """What an operator should mend."""
-        found = [PORT_25_BLOCKED] if self.port_25_blocked else []
-        if self.acceptor.closed is refusal.DISK_FULL:
-            found.append(
-                Warning_(
-                    "disk_full",
-                    "There is less free disk than SENDKIT_MIN_FREE_DISK: mail is refused, delivery goes on.",
-                    f"Free space at {self.data_dir}.",
-                )
-            )
-        if self._clock_jumped:
-            found.append(CLOCK_JUMPED)
+        found = [PORT_25_BLOCKED] if self._port_25.blocked else []
+        found += self._watch.warnings()
         return [{"name": one.name, "message": one.message, "fix": one.fix} for one in found]
-
-    def _key_used(self, key: ApiKey) -> None:
-        self._used_keys[key.team_id, key.id] = self._now()
 
     def _count_attempt(self, job: Job, attempt: Attempt) -> None:
         for outcome in attempt.outcomes:
             if outcome.result is Result.DELIVERED:
                 if attempt.route != CAPTURE_ROUTE:
-                    # What left by whatever route proves that mail can leave.
-                    self._has_left, self.port_25_blocked = True, False
+                    self._port_25.mail_left()
                 self.metrics.delivered.inc()
                 self.metrics.delivery_seconds.observe((self._now() - job.message.created_at) / 1000)
             elif outcome.result is Result.DEFERRED:
@@ -407,66 +403,9 @@ class App:
         waiting, owned = await self.store.read(email_queries.unsettled_count)
         self.metrics.queue.labels("waiting").set(waiting)
         self.metrics.queue.labels("in_flight").set(owned)
-        self.metrics.wal_bytes.set(self.store.wal_bytes())
+        self.metrics.wal_bytes.set(self.store.log_bytes())
         self.metrics.free_disk_bytes.set(self.store.free_disk_bytes())
         self.metrics.commits.set(self.store.commits)
-
-    async def _watch(self) -> None:
-        """Every few seconds: disk, changed certificates, last-used times, the inbox's retention."""
-        while True:
-            try:
-                self._watch_disk()
-                self._watch_clock()
-                if self._tls is not None:
-                    self._tls.reload_if_changed()
-                used, self._used_keys = self._used_keys, {}
-                if used:
-                    await self.store.write_quietly(
-                        lambda connection, used=used: key_queries.touch_keys(connection, used)  # type: ignore[misc]  # a default binds it now
-                    )
-                await inbox.expire_inbox(self.store, self._now() - self.settings.capture_retention)
-            except StoreError as error:
-                log.warning("watch.store_unavailable", error=str(error))
-            await asyncio.sleep(WATCH_S)
-
-    def _watch_disk(self) -> None:
-        free = self.store.free_disk_bytes()
-        short = free < self.settings.min_free_disk
-        if short and self.acceptor.closed is None:
-            self.acceptor.closed = refusal.DISK_FULL
-            log.error("disk.low", free_bytes=free, data_dir=str(self.data_dir))
-        elif not short and self.acceptor.closed is refusal.DISK_FULL:
-            self.acceptor.closed = None
-            log.info("disk.recovered", free_bytes=free)
-
-    def _watch_clock(self) -> None:
-        ahead_ms = self._clock.behind_ms()
-        jumped = abs(ahead_ms) >= JUMP_MS
-        if jumped != self._clock_jumped:
-            self._clock_jumped = jumped
-            log.warning("clock.jumped" if jumped else "clock.agrees_again", ahead_ms=ahead_ms)
-
-    async def _watch_port_25(self) -> None:
-        """Tells early what a user of a cloud otherwise learns days later: outgoing port 25 is closed."""
-        domains = self._probe_domains()
-        known: bool | None = True
-        while domains and not self._has_left:
-            result = await self.deliverer.probe(domains)
-            self.port_25_blocked = result.reachable is False and not self._has_left
-            if result.reachable is not known:
-                known = result.reachable
-                _tell_of_port_25(result)
-            await asyncio.sleep(PROBE_AGAIN_S)
-        self.port_25_blocked = False
-
-    def _probe_domains(self) -> tuple[str, ...]:
-        settings = self.settings
-        only_direct = all(isinstance(route, Direct) for route in self._routes)
-        is_default = settings.sources["probe_domains"] == "default"
-        if not only_direct or (is_default and settings.mx_port != 25):
-            return ()
-        domains: tuple[str, ...] = settings.probe_domains
-        return domains
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -492,6 +431,8 @@ class App:
         # Only now: a mail whose DATA or request had begun is still taken (the doors begin no new one).
         self.acceptor.closed = refusal.SHUTTING_DOWN
         await self.deliverer.drain(seconds * 0.4)
+        with contextlib.suppress(StoreError):
+            await self._membership.leave()
         tasks = list(self._tasks)
         for task in tasks:
             task.remove_done_callback(self._ended)
@@ -499,21 +440,14 @@ class App:
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OSError):
             (self.data_dir / "control").unlink()
+        if self._deafen is not None:
+            await asyncio.to_thread(self._deafen)
         self._pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.store.close)
 
     def _http_servers(self) -> list[HttpServer]:
         servers = [self._control]
         return [*servers, self._http] if "http" in self.settings.roles else servers
-
-
-def _tell_of_port_25(result: ProbeResult) -> None:
-    if result.reachable:
-        log.info("port_25_open", tried=list(result.lines))
-    elif result.reachable is False:
-        log.warning("port_25_blocked", tried=list(result.lines), fix=PORT_25_BLOCKED.fix)
-    else:
-        log.warning("port_25_unknown", tried=list(result.lines), why="DNS named no mail host to connect to")
 
 
 async def serve(settings: Settings, *, dev: bool, started: Callable[[App], None]) -> None:
@@ -529,6 +463,12 @@ async def serve(settings: Settings, *, dev: bool, started: Callable[[App], None]
     log.info("server.stopping", drain_seconds=settings.drain_seconds)
     await app.stop()
     log.info("server.stopped")
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    """From another thread; a loop that has just ended needs nothing any more."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)
 
 
 def parsed_routes(settings: Settings) -> tuple[Route, ...]:

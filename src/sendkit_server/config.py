@@ -133,6 +133,15 @@ def parse_optional(text: str) -> str | None:
     return None if text.strip().lower() in ("", "none") else text.strip()
 
 
+def parse_database_url(text: str) -> str | None:
+    """A URL of PostgreSQL; nothing or `none` is None."""
+    if text.strip().lower() in ("", "none"):
+        return None
+    if not re.match(r"postgres(ql)?://", text.strip()):
+        raise ValueError("give postgresql://user:password@host:port/database, or none for SQLite")
+    return text.strip()
+
+
 def parse_text(text: str) -> str:
     """Any text but none."""
     if not text.strip():
@@ -188,7 +197,12 @@ class Setting(msgspec.Struct, Generic[T], frozen=True):
 
 SETTINGS: tuple[Setting[Any], ...] = (
     Setting("data_dir", lambda text: Path(parse_text(text)), "./data", "database, generated secrets and certificates"),
-    Setting("database_url", parse_optional, "none", "none: SQLite in the data directory"),
+    Setting(
+        "database_url",
+        parse_database_url,
+        "none",
+        "postgresql://user:password@host/name for one or several nodes; none: SQLite in the data directory",
+    ),
     Setting(
         "http_bind", parse_binds, "127.0.0.1:8080", "API and pages over plain HTTP; off loopback only behind a proxy"
     ),
@@ -245,6 +259,11 @@ SETTINGS: tuple[Setting[Any], ...] = (
     Setting("drain_seconds", parse_count, "10", "SIGTERM: how long running work may take to finish"),
     Setting("roles", parse_roles, "http,smtp,deliver", "what this process does"),
     Setting("capture_retention", parse_duration_ms, "7d", "captured mails are removed after it"),
+    Setting("body_retention", parse_duration_ms, "30d", "contents are removed after it, never while a mail waits"),
+    Setting("transcript_retention", parse_duration_ms, "30d", "attempts and their transcripts are removed after it"),
+    Setting(
+        "event_retention", parse_duration_ms, "400d", "messages with their recipients and events are removed after it"
+    ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 # Names that later versions obey. They may stand in an environment that is shared with one, so they are no error, but
@@ -314,7 +333,14 @@ def load(environment: Mapping[str, str], overrides: Mapping[str, str] | None = N
 
 def _knows_none(setting: Setting[Any]) -> bool:
     """An empty value means `none` where the setting knows none, else the default."""
-    return setting.parse in (parse_binds, parse_names, parse_networks, parse_addresses, parse_optional)
+    return setting.parse in (
+        parse_binds,
+        parse_names,
+        parse_networks,
+        parse_addresses,
+        parse_optional,
+        parse_database_url,
+    )
 
 
 def _read_file(environment: Mapping[str, str]) -> tuple[Path | None, dict[str, str]]:
@@ -368,8 +394,11 @@ def _check_together(settings: Settings) -> None:
             )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise ConfigError("tls_cert and tls_key are given together or not at all")
-    if settings.database_url is not None:
-        raise ConfigError("SENDKIT_DATABASE_URL is not supported yet: this version keeps everything in SQLite")
+    if settings.database_url is not None and settings.secret_key is None:
+        raise ConfigError(
+            "SENDKIT_DATABASE_URL needs SENDKIT_SECRET_KEY: all nodes of one database seal with the same key, so none may "
+            "make its own. Take the one in <data>/secret-key, or make one with `openssl rand -base64 48`"
+        )
 
 
 def is_secret(name: str) -> bool:

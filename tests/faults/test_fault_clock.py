@@ -15,6 +15,7 @@ from senders import by_http, tokens
 from server import Server, until
 from sinks import Session, SmtpSink
 
+pytestmark = pytest.mark.engine("sqlite")
 MAILS = 20
 RETRY_S = 3.0
 SPREAD = 0.25  # a tenth for the retry's own spread, a tenth for following the wall clock, and a little to get there

@@ -15,6 +15,7 @@ from senders import Journal, all_arrived, tokens
 from server import Server, until
 from sinks import SmtpSink
 
+pytestmark = pytest.mark.engine("sqlite")
 DISK_BYTES = 32 * 1024 * 1024
 
 

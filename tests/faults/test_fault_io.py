@@ -14,6 +14,7 @@ from server import Server
 from sinks import SmtpSink
 from tracing import failing, traced
 
+pytestmark = pytest.mark.engine("sqlite")
 SYNCS, WRITES, READS = "fsync,fdatasync", "pwrite64,ftruncate", "pread64"
 TRACED = "fsync,fdatasync,pwrite64,read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg"
 OURS = {"SENDKIT_SMTP_PLAIN_AUTH": "loopback", "SENDKIT_LOG_LEVEL": "warning", "SENDKIT_RETRY_SCHEDULE": "1s"}

@@ -84,8 +84,8 @@ async def backlog(make_server: Callable[..., Server], sink: SmtpSink, site: str,
     server = await make_server(**QUIET).start()
     key = await server.live_key()
     await server.stop()
-    secret = installation.secret_key(server.data_dir, None)
-    store = open_store(server.data_dir, secret, "tests")
+    secret = installation.secret_key(server.data_dir, server.settings.get("SENDKIT_SECRET_KEY"))
+    store = open_store(server.data_dir, secret, "tests", server.settings.get("SENDKIT_DATABASE_URL"))
     store.start(now := time.time_ns() // 1_000_000)
     try:
         for start in range(0, count, 500):

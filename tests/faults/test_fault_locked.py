@@ -13,6 +13,8 @@ from senders import Journal, all_arrived, by_http, by_smtp, tokens
 from server import Server
 from sinks import SmtpSink
 
+pytestmark = pytest.mark.engine("sqlite")
+
 
 @contextmanager
 def locked(server: Server) -> Iterator[None]:

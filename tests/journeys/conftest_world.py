@@ -9,6 +9,8 @@ import pytest
 from server import Server
 from sinks import DnsServer, SmtpSink, own_addresses
 
+SECRET_KEY = "of every node that shares the database, 48 bytes"
+
 
 @pytest.fixture
 async def sink() -> AsyncIterator[SmtpSink]:
@@ -31,13 +33,21 @@ async def dns(sink: SmtpSink) -> AsyncIterator[DnsServer]:
 
 
 @pytest.fixture
-async def make_server(tmp_path: Path, sink: SmtpSink, dns: DnsServer) -> AsyncIterator[Callable[..., Server]]:
-    """Makes servers (not started) that deliver to the sink; whatever still runs at the end is killed."""
+async def make_server(
+    tmp_path: Path, sink: SmtpSink, dns: DnsServer, database_url: str | None
+) -> AsyncIterator[Callable[..., Server]]:
+    """Makes servers (not started) that deliver to the sink; whatever still runs at the end is killed.
+
+    Each has a data directory of its own. On PostgreSQL they share the test's database, unless they are given another
+    one, and one secret key.
+    """
     made: list[Server] = []
 
-    def make(**settings: str) -> Server:
+    def make(database: str | None = database_url, **settings: str) -> Server:
         data_dir = tmp_path / f"data{len(made)}"
         data_dir.mkdir()
+        if database is not None:
+            settings = {"SENDKIT_DATABASE_URL": database, "SENDKIT_SECRET_KEY": SECRET_KEY, **settings}
         server = Server(
             data_dir,
             {

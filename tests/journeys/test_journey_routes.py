@@ -107,8 +107,9 @@ async def test_the_relay_takes_over_when_no_host_can_be_connected_with_a_login_o
 
 
 async def test_the_relays_password_is_never_said_to_an_unverified_host(
-    make_server: Callable[..., Server], dns: DnsServer, relay_tls: ssl.SSLContext, other_address: str
-) -> None:
+    make_server: Callable[..., Server], dns: DnsServer, relay_tls: ssl.SSLContext, other_address: str,
+    new_database: Callable[..., str | None],
+) -> None:  # fmt: skip
     dns.zone["relay.test"] = {"A": [other_address]}
     extensions = ("PIPELINING", "AUTH PLAIN LOGIN")
     async with (
@@ -116,7 +117,8 @@ async def test_the_relays_password_is_never_said_to_an_unverified_host(
         SmtpSink(other_address, extensions=extensions) as plain,
     ):
         for relay in (unverified, plain):
-            server = await make_server(SENDKIT_ROUTE=f"smarthost://{CREDENTIALS}@relay.test:{relay.port}").start()
+            route = f"smarthost://{CREDENTIALS}@relay.test:{relay.port}"
+            server = await make_server(new_database(), SENDKIT_ROUTE=route).start()
             key = await server.live_key()
             message_id = await server.send(key)
             found = await server.settled(key, message_id, "delivery_delayed")

@@ -14,8 +14,8 @@ from sendkit_server.store.store import Store, open_store
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = open_store(tmp_path, "secret", "tests")
+async def store(tmp_path: Path, database_url: str | None) -> AsyncIterator[Store]:
+    opened = open_store(tmp_path, "secret", "tests", database_url)
     opened.start(1_000)
     yield opened
     opened.close()

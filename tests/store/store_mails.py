@@ -40,7 +40,9 @@ def new_mail(
 def owned_job(mail: NewMail) -> Job:
     """The job of a mail that was inserted as owned, all at one site."""
     new = mail.messages[0]
-    return Job(new.message, new.recipients, new.recipients[0].mailbox.domain, mail.size_bytes, 1, mail.content)
+    return Job(
+        new.message, new.recipients, new.recipients[0].mailbox.domain, mail.size_bytes, 1, mail.content, mail.owner
+    )
 
 
 def completion(job: Job, status: Status = Status.DELIVERED, next_at: int | None = None, at: int = 9_000) -> Completion:

@@ -34,6 +34,7 @@ def test_no_flipped_bit_of_a_stored_content_goes_unnoticed(content: Content) -> 
         assert found == content
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_flipped_byte_in_the_log_leaves_a_whole_database_of_the_earlier_mails(
     store: Store, tmp_path: Path
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from store_mails import completion, new_mail, owned_job
@@ -20,17 +23,22 @@ from sendkit_server.store.store import Store, open_store
 from sendkit_server.store.values import Claim
 
 
-async def test_every_connection_is_wal_and_full_and_readers_cannot_write(store: Store) -> None:
+@pytest.mark.engine("sqlite")
+async def test_every_connection_is_wal_and_full(store: Store) -> None:
     def pragmas(connection: object) -> tuple[object, object]:
         run = connection.exec_driver_sql  # type: ignore[attr-defined]
         return run("PRAGMA journal_mode").scalar(), run("PRAGMA synchronous").scalar()
 
     assert await store.read(pragmas) == ("wal", 2)
     assert await store.write(pragmas) == ("wal", 2)
-    with pytest.raises(StoreUnavailable, match="readonly"):
+
+
+async def test_readers_cannot_write(store: Store) -> None:
+    with pytest.raises(StoreUnavailable, match=r"read-?only"):
         await store.read(lambda connection: connection.execute(text("DELETE FROM team")))
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_second_process_is_refused_and_told_who_holds_the_directory(store: Store) -> None:
     with pytest.raises(StoreLocked, match=r"tests, pid \d+.*SENDKIT_DATA_DIR"):
         open_store(store.data_dir, "secret", "other")
@@ -48,20 +56,21 @@ os._exit(9)
     open_store(tmp_path, "secret", "parent").close_unstarted()
 
 
-def test_another_secret_key_is_refused(tmp_path: Path) -> None:
-    open_store(tmp_path, "one", "first").close_unstarted()
+def test_another_secret_key_is_refused(tmp_path: Path, database_url: str | None) -> None:
+    open_store(tmp_path, "one", "first", database_url).close_unstarted()
     with pytest.raises(StoreError, match="SENDKIT_SECRET_KEY"):
-        open_store(tmp_path, "two", "second")
-    open_store(tmp_path, "one", "third").close_unstarted()
+        open_store(tmp_path, "two", "second", database_url)
+    open_store(tmp_path, "one", "third", database_url).close_unstarted()
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    open_store(tmp_path, "s", "first").close_unstarted()
-    with sqlite3.connect(tmp_path / "sendkit.db") as connection:
+def test_a_newer_schema_is_refused(tmp_path: Path, database_url: str | None) -> None:
+    open_store(tmp_path, "s", "first", database_url).close_unstarted()
+    opened = sqlite3.connect(tmp_path / "sendkit.db") if database_url is None else psycopg.connect(database_url)
+    with contextlib.closing(opened) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+        connection.commit()
     with pytest.raises(SchemaTooNew, match="9999"):
-        open_store(tmp_path, "s", "second")
+        open_store(tmp_path, "s", "second", database_url)
 
 
 def test_the_schema_is_the_sum_of_its_migrations(tmp_path: Path) -> None:
@@ -74,11 +83,25 @@ def test_the_schema_is_the_sum_of_its_migrations(tmp_path: Path) -> None:
     assert migrated == described(tmp_path / "created.db")
 
 
+@pytest.mark.engine("postgres")
+def test_the_schema_is_the_sum_of_its_migrations_on_postgres_too(
+    database_url: str, new_database: Callable[..., str]
+) -> None:
+    created = new_database(empty=True)
+    engine = create_engine(created.replace("postgresql:", "postgresql+psycopg:", 1))
+    schema.metadata.create_all(engine)
+    engine.dispose()
+    migrated = described_postgres(database_url)
+    migrated.pop("alembic_version")
+    assert migrated == described_postgres(created)
+
+
 def test_head_is_the_newest_revision() -> None:
     versions = Path(schema.__file__).parent / "migrations" / "versions"
     assert max(path.name.partition("_")[0] for path in versions.glob("*.py")) == HEAD
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_full_database_refuses_and_recovers(store: Store) -> None:
     mail = new_mail(store.owner)
     await store.accept(mail)
@@ -111,8 +134,8 @@ async def test_a_damaged_content_is_told_and_nothing_else_suffers(store: Store) 
     }
 
 
-async def test_after_closing_nothing_is_accepted(tmp_path: Path) -> None:
-    store = open_store(tmp_path, "s", "tests")
+async def test_after_closing_nothing_is_accepted(tmp_path: Path, database_url: str | None) -> None:
+    store = open_store(tmp_path, "s", "tests", database_url)
     store.start(1)
     store.close()
     with pytest.raises(StoreUnavailable):
@@ -151,4 +174,26 @@ def described(path: Path) -> dict[str, object]:
         columns = connection.execute(f"PRAGMA table_info('{name}')").fetchall()
         found[name] = (columns, indexes, where, "WITHOUT ROWID" in sql)
     connection.close()
+    return found
+
+
+def described_postgres(url: str) -> dict[str, object]:
+    """Tables with columns, constraints and indexes, as the database itself tells them."""
+    tables = "relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace"
+    asked = {
+        "columns": "SELECT attrelid::regclass::text, attnum, attname, format_type(atttypid, atttypmod), attnotnull,"
+        " attidentity, attcompression, attstorage, pg_get_expr(adbin, adrelid), attcollation::regcollation::text"
+        " FROM pg_attribute JOIN pg_class c ON c.oid = attrelid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
+        f" WHERE {tables} AND attnum > 0 AND NOT attisdropped",
+        "constraints": "SELECT conrelid::regclass::text, contype::text, pg_get_constraintdef(x.oid) FROM pg_constraint x"
+        f" JOIN pg_class c ON c.oid = conrelid WHERE {tables}",
+        "indexes": "SELECT indrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
+        f" JOIN pg_class c ON c.oid = indrelid WHERE {tables}",
+        "table": f"SELECT oid::regclass::text, relkind::text, reloptions, pg_get_partkeydef(oid) FROM pg_class WHERE {tables}",
+    }
+    found: dict[str, object] = {}
+    with psycopg.connect(url) as connection:
+        for kind, query in asked.items():
+            for table, *row in sorted(connection.execute(query), key=repr):
+                found.setdefault(table, {}).setdefault(kind, []).append(row)  # type: ignore[attr-defined]
     return found

@@ -60,7 +60,8 @@ def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
         ({"SENDKIT_LOG_FORMAT": "xml"}, "auto, human, json"),
         ({"SENDKIT_ROLES": "http,cook"}, "deliver, http, smtp"),
         ({"SENDKIT_DKIM": "ed25519"}, "rsa,ed25519"),
-        ({"SENDKIT_DATABASE_URL": "postgresql://x"}, "not supported yet"),
+        ({"SENDKIT_DATABASE_URL": "postgresql://x"}, "needs SENDKIT_SECRET_KEY"),
+        ({"SENDKIT_DATABASE_URL": "mysql://x"}, "give postgresql:"),
         ({"SENDKIT_CONFIG": "nowhere.toml"}, "nowhere.toml, which does not exist"),
     ],
 )

@@ -17,6 +17,7 @@ import structlog
 
 from sendkit_server.accept import fields, raw
 from sendkit_server.accept.fields import Checked
+from sendkit_server.accept.waiting import Waiting
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.model import refusal
 from sendkit_server.model.address import Mailbox
@@ -27,7 +28,6 @@ from sendkit_server.model.mail import (
     AcceptedMessage,
     ApiKey,
     CheckedRecipient,
-    Content,
     Door,
     Message,
     PartsContent,
@@ -108,6 +108,7 @@ class Acceptor:
         self._warnings = warnings
         self._accepted = {door: metrics.accepted.labels(door) for door in Door}
         self._storing = 0
+        self._waiting = Waiting(store)
         self.closed: Refusal | None = None
 
     @property
@@ -266,11 +267,13 @@ class Acceptor:
         # A client that hangs up cancels this task, and with it its own future, not the commit; what was committed must
         # still reach delivery. The callback does what asyncio.shield would, and the hand-over, at half the cost.
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        jobs = [job for new in mail.messages for job in _jobs(new, mail.content, mail.size_bytes)]
+        jobs = [job for new in mail.messages for job in _jobs(new, mail)]
         for job in jobs:
             self._handover.foresee(job)
         self._storing += 1
-        self._store.accept(mail).add_done_callback(lambda done: self._committed(done, told, mail, jobs))
+        operation = self._store.accept_in_time(mail)
+        operation.future.add_done_callback(lambda done: self._committed(done, told, mail, jobs))
+        self._waiting.add(operation, told)
         try:
             await told
         except StoreFull:
@@ -302,6 +305,7 @@ class Acceptor:
         self, done: asyncio.Future[None], told: asyncio.Future[None], mail: NewMail, jobs: Sequence[Job]
     ) -> None:
         self._storing -= 1
+        self._waiting.remove(told)
         error = done.exception()
         for job in jobs:
             if error is None:
@@ -349,19 +353,11 @@ def _checked(values: Checked) -> tuple[CheckedRecipient, ...]:
     return tuple(CheckedRecipient(one.address) for group in (values.to, values.cc, values.bcc) for one in group)
 
 
-def _jobs(new: NewMessage, content: Content, size_bytes: int) -> list[Job]:
+def _jobs(new: NewMessage, mail: NewMail) -> list[Job]:
     """What is already this node's own, one job a site, with fence 1 as it was inserted."""
-    if len(new.recipients) == 1:
-        site = new.recipients[0].mailbox.domain
-        return [Job(new.message, new.recipients, site, size_bytes, 1, content)] if site in new.owned_sites else []
-    return [
-        Job(
-            new.message,
-            tuple(recipient for recipient in new.recipients if recipient.mailbox.domain == site),
-            site,
-            size_bytes,
-            1,
-            content,
-        )
-        for site in sorted(new.owned_sites)
-    ]
+    found = []
+    for site in sorted(new.owned_sites):
+        members = tuple([one for one in new.recipients if one.mailbox.domain == site])
+        shared = len(members) != len(new.recipients)
+        found.append(Job(new.message, members, site, mail.size_bytes, 1, mail.content, mail.owner, shared))
+    return found

@@ -11,7 +11,8 @@ from sendkit_server.model.address import Mailbox
 from sendkit_server.model.instant import api_time
 from sendkit_server.model.mail import Accepted
 from sendkit_server.model.status import UNSETTLED, Status, last_event
-from sendkit_server.store.queries.emails import AnyRow, Email
+from sendkit_server.store.queries.emails import Email
+from sendkit_server.store.queries.rows import AnyRow
 
 _mailbox: msgspec.json.Decoder[Mailbox] = msgspec.json.Decoder(Mailbox)
 _mailboxes: msgspec.json.Decoder[list[Mailbox]] = msgspec.json.Decoder(list[Mailbox])

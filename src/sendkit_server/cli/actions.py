@@ -34,7 +34,8 @@ def act(settings: Settings, action: str, arguments: dict[str, Any]) -> dict[str,
         return answered
     try:
         prepare_data_dir(settings.data_dir)
-        store = open_store(settings.data_dir, secret_key(settings.data_dir, settings.secret_key), f"sendkit {action}")
+        secret = secret_key(settings.data_dir, settings.secret_key)
+        store = open_store(settings.data_dir, secret, f"sendkit {action}", settings.database_url)
     except StoreLocked as error:
         # A server that is just starting holds the lock, but does not answer yet.
         answered = _in_server(settings.data_dir, action, arguments)
@@ -50,7 +51,7 @@ def act(settings: Settings, action: str, arguments: dict[str, Any]) -> dict[str,
 
 
 async def _here(settings: Settings, store: Store, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    store.start(now_ms())
+    store.start_managing()
     try:
         names = dns_names(settings, parsed_routes(settings))
         return await commands.run(commands.Context(store, names, now_ms, os.urandom), action, arguments)

@@ -234,6 +234,25 @@ def queue(team: str, as_json: bool) -> None:
     )
 
 
+@cli.command("nodes")
+@click.option("--all", "show_all", is_flag=True, help="Also those that have ended.")
+@AS_JSON
+def list_nodes(show_all: bool, as_json: bool) -> None:
+    """The processes that share this database: which live, and what each has in hand."""
+    result = _act("nodes.list", {})
+    if not show_all:
+        result["data"] = [node for node in result["data"] if node["state"] != "ended"]
+    _table(
+        result,
+        as_json,
+        lambda node: (
+            f"{node['id']:>6}  {node['state']:<5}  {node['hostname']}:{node['pid']}  {','.join(node['roles'])}"
+            f"  since {node['started_at']}  heartbeat {node['last_heartbeat_at']}  recipients {node['recipients']}"
+        ),
+        "No server runs.",
+    )
+
+
 def _records(domain: dict[str, Any]) -> None:
     for record in domain["records"]:
         click.echo(record["zone_line"])

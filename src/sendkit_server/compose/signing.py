@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
-from sendkit_server.store.queries.domains import AnyRow
+from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 from sendkit_server.wire import dkim_keys
 from sendkit_server.wire.dkim import DkimKey

@@ -33,6 +33,9 @@ from sendkit_server.wire.smtp_client import (
     Verdict,
 )
 
+AT_ONCE_BYTES = 64 * 1024
+END_BYTES = 5  # CR LF . CR LF, or the last bytes of a BDAT chunk
+
 
 class Greeter(msgspec.Struct, frozen=True):
     """How connections of one route begin. verified: the certificate must prove the host's name."""
@@ -45,19 +48,26 @@ class Greeter(msgspec.Struct, frozen=True):
 
 
 class Carried(msgspec.Struct, frozen=True):
-    """What one transaction came to. untouched: the server answered nothing of it, or only that it closes."""
+    """What one transaction came to. untouched: the server answered nothing of it, or only that it closes.
+
+    withheld: the end of the message was not sent, because another node may be delivering it by now.
+    """
 
     verdicts: tuple[Verdict, ...]
     transcript: tuple[Exchange, ...]
     started_at: Instant
     milliseconds: int
     untouched: bool
+    withheld: bool = False
 
 
 class MailConnection(asyncio.Protocol):
     """From connect to QUIT. `usable` says whether another mail may go over it."""
 
-    def __init__(self, clock: Callable[[], Instant], timeouts: Timeouts) -> None:
+    def __init__(
+        self, clock: Callable[[], Instant], timeouts: Timeouts, may_send: Callable[[], bool] = lambda: True
+    ) -> None:
+        """may_send: asked before the end of each message, without which the server keeps none of it."""
         self.target: Target | None = None
         self.tls: str | None = None
         self.handshake_failed = False
@@ -80,6 +90,9 @@ class MailConnection(asyncio.Protocol):
         self._closed: str | None = None
         self._aborted: str | None = None
         self._deadline = 0.0
+        self._may_send = may_send
+        self._held = b""  # the end of a message whose beginning is not through yet
+        self._withheld = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -131,7 +144,12 @@ class MailConnection(asyncio.Protocol):
         if transaction.hung_up or self._reader.pending:
             self.quit()
         return Carried(
-            tuple(verdicts), tuple(transcript), self._started_at, self._at_ms(), untouched=transaction.untouched
+            tuple(verdicts),
+            tuple(transcript),
+            self._started_at,
+            self._at_ms(),
+            untouched=transaction.untouched,
+            withheld=self._withheld,
         )
 
     @property
@@ -160,7 +178,12 @@ class MailConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The TCP connection stands."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._set_transport(cast("asyncio.Transport", transport))
+
+    def resume_writing(self) -> None:
+        """Everything is through: what was held back may follow."""
+        if self._held:
+            self._finish_message()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the server; between mails they can only mean that it wants to leave."""
@@ -223,11 +246,13 @@ class MailConnection(asyncio.Protocol):
                     return
                 if not answer:
                     continue
-                if machine.step is Step.MESSAGE:
-                    if reader.pending:
-                        raise ProtocolError("an answer to the message before it was sent")
-                    self._arm(self._timeouts.message_deadline_s(len(answer)))
-                self._write(answer)
+                if machine.step is not Step.MESSAGE:
+                    self._write(answer)
+                    continue
+                if reader.pending:
+                    raise ProtocolError("an answer to the message before it was sent")
+                self._arm(self._timeouts.message_deadline_s(len(answer)))
+                self._write_message(answer)
         except ProtocolError as error:
             self._fail(Trouble.PROTOCOL, str(error))
         if machine.done:
@@ -253,9 +278,30 @@ class MailConnection(asyncio.Protocol):
             self.abort()
             return False
         assert secured is not None
-        self._transport = secured
+        self._set_transport(secured)
         self.tls = tls.describe(secured.get_extra_info("ssl_object"), target.host)
         return True
+
+    def _write_message(self, message: bytes) -> None:
+        """What goes through at once is asked about once; of a longer one the end waits until the rest is through."""
+        if len(message) <= AT_ONCE_BYTES:
+            self._held = message
+            self._finish_message()
+            return
+        self._held = message[-END_BYTES:]
+        self._write(message[:-END_BYTES])
+        if not self._buffered():
+            self._finish_message()
+
+    def _finish_message(self) -> None:
+        end, self._held = self._held, b""
+        if self._may_send():
+            self._write(end)
+            return
+        self._withheld = True
+        why = "not sent: this server has lost touch with its database, and another one may be delivering this mail"
+        self._fail(Trouble.LOST, why)
+        self.abort(why)
 
     def _fail(self, trouble: Trouble, text: str) -> None:
         machine = self._machine
@@ -272,7 +318,15 @@ class MailConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def _unsent(self) -> bool:
+        return bool(self._held) or self._buffered()
+
+    def _buffered(self) -> bool:
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    def _set_transport(self, transport: asyncio.Transport) -> None:
+        # So that resume_writing tells of an empty buffer, not of one that has some room again.
+        transport.set_write_buffer_limits(high=0)
+        self._transport = transport
 
     def _tell_lost(self) -> None:
         if self.on_lost is not None:

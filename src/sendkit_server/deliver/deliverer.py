@@ -22,6 +22,7 @@ from sendkit_server.deliver.lane import Lane
 from sendkit_server.deliver.ledger import Ledger, Writer
 from sendkit_server.deliver.office import LaneView, Tried
 from sendkit_server.deliver.outcome import CAPTURED, LOOPS_BACK, domain_trouble
+from sendkit_server.deliver.ownership import Alone, Ownership, Share
 from sendkit_server.deliver.probe import ProbeResult, probe
 from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
@@ -38,7 +39,10 @@ CLAIM_SIZE = 500
 IDLE_LOOK_S = 30.0  # even when nothing is due: another node may have died
 LOOK_GAP_S = 0.02  # between two looks, however often it is woken
 BLOCKED_LOOK_S = 1.0  # something is due that cannot be taken now
+SUSPENDED_LOOK_S = 0.2  # the lease does not hold
 KNOWN_DOMAINS = 20_000
+SHUTTING_DOWN = "The server is restarting."
+ELSEWHERE = "It is handed to another node of this installation."
 
 _CAPTURE = Capture()
 _ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
@@ -70,7 +74,13 @@ class Deliverer:
         log: FilteringBoundLogger,
         on_attempt: Callable[[Job, Attempt], None] | None = None,
         doors: Callable[[], int] = lambda: 0,
+        ownership: Ownership | None = None,
+        idle_look_s: float = IDLE_LOOK_S,
     ) -> None:
+        """idle_look_s: how often the store is looked at when nothing is due and nobody said so."""
+        self._ownership: Ownership = ownership or Alone()
+        self._idle_look_s = idle_look_s
+        self._share: Share | None = Share()
         self._settings = settings
         self._store = store
         self._resolver = resolver
@@ -104,7 +114,7 @@ class Deliverer:
             fault=self.fault,
             doors=doors,
         )
-        self._dialer = Dialer(resolver, TlsClient(settings.ca_file), settings.timeouts, clock)
+        self._dialer = Dialer(resolver, TlsClient(settings.ca_file), settings.timeouts, clock, self._ownership.holds)
         self._lanes: dict[object, Lane] = {}
         self._lane_of: dict[str, tuple[MailHosts, Lane]] = {}
         self._resolving: dict[str, list[Parcel]] = {}
@@ -121,12 +131,12 @@ class Deliverer:
 
     def has_room(self, site: str, size_bytes: int) -> bool:
         """Whether one more job for this domain can go straight to delivery; cheap, for each accepted message."""
-        if self._draining or not self._ledger.has_room(size_bytes):
+        if self._draining or not self._ledger.has_room(size_bytes) or not self._may_take():
             return False
         if site in self._resolving:
             return len(self._resolving[site]) < self._ledger.lane_limit
         known = self._lane_of.get(site)
-        return known is None or not known[1].is_full
+        return known is None or not (known[1].is_full or known[1].is_elsewhere)
 
     def foresee(self, job: Job) -> None:
         """A job that will be offered once it is durable: it is composed meanwhile, which hides most of that time."""
@@ -140,9 +150,11 @@ class Deliverer:
         self._foreseen.pop((job.message.id, job.site), None)
 
     def offer(self, job: Job) -> None:
-        """Take a job that this node already owns."""
-        self._ledger.take_in(job)
+        """Take a job that this node already owns; one that its last incarnation owned is left to whoever claims it."""
         parcel = self._foreseen.pop((job.message.id, job.site), None)
+        if job.owner != self._ownership.owner:
+            return
+        self._ledger.take_in(job)
         if parcel is None:
             self._dispatch(Parcel(job))
         elif parcel.prepared:
@@ -172,6 +184,36 @@ class Deliverer:
             if not self._draining:
                 await self._stop()
 
+    def set_share(self, share: Share | None) -> None:
+        """What is this node's part of every site's connections from now on; None: nothing yet."""
+        if share == self._share:
+            return
+        self._share = share
+        for lane in list(self._lanes.values()):
+            lane.share_changed()
+        self.wake()
+
+    def resume(self) -> None:
+        """The lease holds again: what was held up goes on."""
+        self._let_open()
+        self.wake()
+
+    def drop(self) -> None:
+        """Forget everything in memory, and send nothing more of it: it is not this node's own any more."""
+        for lane in self._lanes.values():
+            for parcel in lane.release():
+                self._ledger.drop(parcel)
+            lane.abort()
+        for parcels in self._resolving.values():
+            for parcel in parcels:
+                self._ledger.drop(parcel)
+        # Whoever is still being composed or resolved comes back to a list that nobody reads, or to a closed lane.
+        self._resolving.clear()
+        self._foreseen.clear()
+        self._lanes.clear()
+        self._lane_of.clear()
+        self._wanting.clear()
+
     async def drain(self, seconds: float) -> None:
         """Take nothing new, hand back what waits, let what is on the wire end within the time, then cut it."""
         self._draining = True
@@ -181,7 +223,7 @@ class Deliverer:
         waiting += [parcel for parcels in self._resolving.values() for parcel in parcels]
         self._resolving.clear()
         for parcel in waiting:
-            self._ledger.hand_back(parcel)
+            self._ledger.hand_back(parcel, SHUTTING_DOWN)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ledger.until_empty()
@@ -231,13 +273,13 @@ class Deliverer:
 
     async def _claim_once(self) -> bool:
         self._forget_lanes()
-        if self._ledger.is_tight:
+        if self._ledger.is_tight or not self._may_take():
             return False
         settings = self._settings
         closed = set(self._resolving)
         for lane in self._lanes.values():
             # A paused lane with a route behind it is passed by, so it holds up nothing.
-            if lane.turns_away() or (lane.is_paused() and lane.route == settings.routes[-1]):
+            if lane.turns_away() or lane.is_elsewhere or (lane.is_paused() and lane.route == settings.routes[-1]):
                 closed.update(lane.domains)
         jobs = await self._store.claim(
             exclude_sites=frozenset(closed),
@@ -252,10 +294,13 @@ class Deliverer:
         due = await self._store.next_due()
         now = self._clock()
         # A due time that is past means: excluded, or no room. Looking again at once would spin.
-        pause_s = IDLE_LOOK_S if due is None else (due - now) / 1000 if due > now else BLOCKED_LOOK_S
-        pause_s = min(pause_s, IDLE_LOOK_S)
+        pause_s = self._idle_look_s if due is None else (due - now) / 1000 if due > now else BLOCKED_LOOK_S
+        pause_s = min(pause_s, self._idle_look_s)
         self._planned_look = now + round(pause_s * 1000)
         return pause_s
+
+    def _may_take(self) -> bool:
+        return self._share is not None and self._ownership.holds()
 
     def _look_by(self, at: Instant) -> None:
         if self._planned_look is None or at < self._planned_look:
@@ -264,8 +309,11 @@ class Deliverer:
     # Leading a parcel into its lane.
 
     def _dispatch(self, parcel: Parcel) -> None:
+        if parcel.jobs[0].owner != self._ownership.owner:
+            self._ledger.drop(parcel)
+            return
         if self._draining:
-            self._ledger.hand_back(parcel)
+            self._ledger.hand_back(parcel, SHUTTING_DOWN)
             return
         route = self._route_of(parcel)
         if isinstance(route, Capture):
@@ -328,7 +376,9 @@ class Deliverer:
         lane = self._lanes.get(key)
         if lane is None:
             greeter = Greeter(self._settings.hostname, TlsWish.OFFERED)
-            site = Site(hosts[0].host, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter)
+            # Named alike on every node, however DNS shuffles hosts of one preference: a site's shares go by its name.
+            name = min((mx.preference, mx.host) for mx in hosts)[1]
+            site = Site(name, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter)
             lane = self._lanes[key] = self._new_lane(site, Direct(), self._guard)
         return lane
 
@@ -394,8 +444,13 @@ class Deliverer:
         self._ledger.let_wait(parcel, none.outcome, pause_ends)
 
     def hand_back(self, parcel: Parcel) -> None:
-        """Give it up untried: the server shuts down."""
-        self._ledger.hand_back(parcel)
+        """Give it up untried: the server shuts down, or the site is another node's."""
+        self._ledger.hand_back(parcel, SHUTTING_DOWN if self._draining else ELSEWHERE)
+
+    def site_limit(self, site: str) -> int:
+        """This node's share of the connections to a site; 0 when others have them all."""
+        limit = self._settings.connections_per_site
+        return 0 if self._share is None else self._share.of(limit, site)
 
     def lane_limit(self) -> int:
         """How many jobs a lane may hold now."""
@@ -407,6 +462,9 @@ class Deliverer:
 
     def may_open(self, lane: Lane) -> bool:
         """Whether one more connection may be opened now; if not, the lane is told when it may."""
+        if not self._ownership.holds():
+            self._wanting[lane] = None
+            return False
         if self._open < self._settings.connections:
             self._open += 1
             return True
@@ -422,14 +480,22 @@ class Deliverer:
     def closed(self) -> None:
         """A connection that was allowed is no more."""
         self._open -= 1
-        while self._wanting and not self._draining and self._open < self._settings.connections:
+        self._let_open()
+
+    def _let_open(self) -> None:
+        while (
+            self._wanting and not self._draining and self._open < self._settings.connections and self._ownership.holds()
+        ):
             lane = next(iter(self._wanting))
             del self._wanting[lane]
             lane.go_on()
 
     async def may_go_on(self) -> None:
-        """Wait while too many outcomes are not written yet: what is delivered and unwritten may go twice."""
+        """Wait while too many outcomes are not written yet (what is delivered and unwritten may go twice), or while
+        this node does not know whether its mail is still its own."""
         await self._ledger.may_go_on()
+        while not self._ownership.holds():  # noqa: ASYNC110 - nobody tells when a lease has run out
+            await asyncio.sleep(SUSPENDED_LOOK_S)
 
     def pause_ms(self, failures: int) -> int:
         """As the retry schedule, but never so long that new mail waits for hours on an old failure."""

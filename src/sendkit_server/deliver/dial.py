@@ -50,11 +50,19 @@ class NoConnection(msgspec.Struct, frozen=True):
 class Dialer:
     """Opens connections."""
 
-    def __init__(self, resolver: Resolver, tls: TlsClient, timeouts: Timeouts, clock: Callable[[], Instant]) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        tls: TlsClient,
+        timeouts: Timeouts,
+        clock: Callable[[], Instant],
+        may_send: Callable[[], bool],
+    ) -> None:
         self._resolver = resolver
         self._tls = tls
         self._timeouts = timeouts
         self._clock = clock
+        self._may_send = may_send
 
     async def dial(self, site: Site, guard: Guard) -> MailConnection | NoConnection:
         """A connection that takes mail."""
@@ -75,7 +83,7 @@ class Dialer:
         while targets:
             failed: list[Failure] = []
             found = await connect(
-                lambda: MailConnection(self._clock, self._timeouts),
+                lambda: MailConnection(self._clock, self._timeouts, self._may_send),
                 targets,
                 guard,
                 deadline_s=self._timeouts.connect_s,

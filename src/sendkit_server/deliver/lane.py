@@ -60,7 +60,7 @@ class Lane:
         self._opening = 0
         self._failures = 0
         self._trouble: NoConnection | None = None
-        self._limit = settings.connections_per_site
+        self._crowded_limit = 0
         self._crowded_until = 0.0
         self._mails_a_connection = settings.messages_per_connection
         self._closing = False
@@ -86,6 +86,11 @@ class Lane:
         self._turned_away_at = self.load if full else 0
         return full
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether other nodes have all the connections that the site may get."""
+        return self._office.site_limit(self.site.name) == 0
+
     def is_paused(self) -> bool:
         """Whether the site is left alone for now."""
         return self.paused_until is not None and self.paused_until > self._office.now()
@@ -99,7 +104,7 @@ class Lane:
     def put(self, parcel: Parcel) -> None:
         """Take a parcel in."""
         self._used_at = self._loop.time()
-        if self._closing:
+        if self._closing or self.is_elsewhere:
             self._office.hand_back(parcel)
             return
         if self.paused_until is not None and self._trouble is not None and self.is_paused():
@@ -138,6 +143,21 @@ class Lane:
                 idle.set_result(None)
                 return True
         return False
+
+    def share_changed(self) -> None:
+        """Other nodes have come or gone: keep to the new share, and use it."""
+        if self._closing:
+            return
+        if self.is_elsewhere:
+            parcels = [*self._ready, *self._waiting]
+            self._ready.clear()
+            self._waiting.clear()
+            for parcel in parcels:
+                self._office.hand_back(parcel)
+        over = len(self._connections) - self._allowed()
+        for _ in range(over):
+            self.close_idle()
+        self._pump()
 
     def release(self) -> list[Parcel]:
         """Stop: give back what is not on the wire; what is, ends as it ends."""
@@ -189,7 +209,7 @@ class Lane:
         if self._connections:
             wanted = min(len(self._ready), self._allowed() - len(self._connections)) - self._opening
         else:
-            wanted = (1 if self._waiting or self._ready else 0) - self._opening
+            wanted = min(1 if self._waiting or self._ready else 0, self._allowed()) - self._opening
         for _ in range(wanted):
             if not self._office.may_open(self):
                 return
@@ -197,9 +217,8 @@ class Lane:
             self._office.start(self._open_and_serve())
 
     def _allowed(self) -> int:
-        if self._loop.time() >= self._crowded_until:
-            self._limit = self._settings.connections_per_site
-        return self._limit
+        share = self._office.site_limit(self.site.name)
+        return share if self._loop.time() >= self._crowded_until else min(share, self._crowded_limit)
 
     async def _open_and_serve(self) -> None:
         try:
@@ -238,7 +257,7 @@ class Lane:
         self.last_answer = none.outcome.text
         if self._connections:
             # The site is there, it only wants no more of us at once.
-            self._limit = len(self._connections)
+            self._crowded_limit = len(self._connections)
             self._crowded_until = self._loop.time() + CROWDED_S
             return
         if self._opening:
@@ -254,6 +273,8 @@ class Lane:
 
     async def _serve(self, connection: MailConnection) -> None:
         while connection.usable and not self._closing and connection.mails < self._mails_a_connection:
+            if len(self._connections) > self._allowed():
+                return
             parcel = self._ready.popleft() if self._ready else await self._next(connection)
             if parcel is None:
                 return
@@ -329,6 +350,9 @@ class Lane:
         reused = connection.mails > 0
         mail = Mail(sender, addresses, composed.raw, composed.eightbit, composed.smtputf8)
         carried = await connection.carry(mail)
+        if carried.withheld:
+            self._take_back(parcel)
+            return
         self.last_answer = carried.transcript[-1].text
         if reused and carried.untouched and self._goes_again(parcel, connection, carried):
             return
@@ -353,11 +377,15 @@ class Lane:
         # It took this many and then closed: the next connections keep to that.
         self._mails_a_connection = max(1, min(self._mails_a_connection, connection.mails - 1))
         parcel.requeued += 1
+        self._take_back(parcel)
+        return True
+
+    def _take_back(self, parcel: Parcel) -> None:
+        """Nothing has happened to this mail: it is the next one again."""
         if self._closing:
             self._office.hand_back(parcel)
         else:
             self._ready.appendleft(parcel)
-        return True
 
     def _cannot_travel(self, connection: MailConnection, parcel: Parcel, outcomes: list[Outcome]) -> None:
         target = connection.target

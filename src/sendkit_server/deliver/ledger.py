@@ -135,10 +135,15 @@ class Ledger:
         for job in parcel.jobs:
             self._write(completion(job, None, until, self._clock(), waits=why))
 
-    def hand_back(self, parcel: Parcel) -> None:
-        """Give it up untried: the server shuts down."""
+    def drop(self, parcel: Parcel) -> None:
+        """Forget it without a word to the store: it is not ours any more."""
         for job in parcel.jobs:
-            self._write(handed_back(job, self._clock()))
+            self._take_out(job)
+
+    def hand_back(self, parcel: Parcel, why: str) -> None:
+        """Give it up untried, for whoever takes it next."""
+        for job in parcel.jobs:
+            self._write(handed_back(job, self._clock(), why))
 
     async def may_go_on(self) -> None:
         """Wait while too many outcomes are not written yet: what is delivered and unwritten may go twice."""

@@ -53,7 +53,10 @@ class Office(Protocol):
         """The lane's site takes no connection: the next route, or wait."""
 
     def hand_back(self, parcel: Parcel) -> None:
-        """Give it up untried: the server shuts down."""
+        """Give it up untried: the server shuts down, or the site is another node's."""
+
+    def site_limit(self, site: str) -> int:
+        """This node's share of the connections to a site; 0 when others have them all."""
 
     def lane_limit(self) -> int:
         """How many jobs a lane may hold now."""
@@ -71,7 +74,7 @@ class Office(Protocol):
         """A connection that was allowed is no more."""
 
     async def may_go_on(self) -> None:
-        """Returns once there are few enough outcomes that are not written yet."""
+        """Returns once there are few enough outcomes that are not written yet, and this node's lease holds."""
 
     def pause_ms(self, failures: int) -> int:
         """How long a lane pauses after so many failures in a row."""

@@ -82,11 +82,10 @@ def completion(
     return Completion(job, attempt, tuple(updates), tuple(events), now, captured)
 
 
-def handed_back(job: Job, now: Instant) -> Completion:
-    """A job that this node gives up untried because it shuts down: due at once, nothing happened to it."""
+def handed_back(job: Job, now: Instant, why: str) -> Completion:
+    """A job that this node gives up untried: due at once, nothing happened to it. why: a sentence."""
     updates = tuple(
-        RecipientUpdate(r.n, r.status, r.attempts, "handed_back", "The server is restarting.", None, None, now)
-        for r in job.recipients
+        RecipientUpdate(r.n, r.status, r.attempts, "handed_back", why, None, None, now) for r in job.recipients
     )
     return Completion(job, None, updates, (), now)
 

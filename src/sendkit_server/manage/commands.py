@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from sendkit_server.manage import domains, inbox, keys, queue
+from sendkit_server.manage import domains, inbox, keys, nodes, queue
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.instant import Instant, api_time
@@ -141,6 +141,26 @@ async def _list_queue(context: Context, team_id: int, arguments: Mapping[str, An
     }
 
 
+async def _list_nodes(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    return {
+        "data": [
+            {
+                "id": node.id,
+                "hostname": node.hostname,
+                "pid": node.pid,
+                "roles": node.roles.split(","),
+                "version": node.version,
+                "state": node.state,
+                "started_at": api_time(node.started_at),
+                "last_heartbeat_at": api_time(node.beat_at),
+                "ended_at": api_time(node.ended_at),
+                "recipients": node.recipients,
+            }
+            for node in await nodes.list_nodes(context.store, context.clock())
+        ]
+    }
+
+
 def _domain(found: Domain) -> Json:
     return {
         "id": found.row.id,
@@ -172,4 +192,5 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "inbox.list": _list_inbox,
     "inbox.clear": _clear_inbox,
     "queue.list": _list_queue,
+    "nodes.list": _list_nodes,
 }

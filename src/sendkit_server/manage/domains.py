@@ -15,7 +15,7 @@ from sendkit_server.model.ids import ENTROPY_BYTES, make_id
 from sendkit_server.model.instant import Instant
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
-from sendkit_server.store.queries.domains import AnyRow
+from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 from sendkit_server.wire import dkim_keys
 from sendkit_server.wire.dkim import Algorithm

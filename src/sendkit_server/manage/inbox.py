@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from sendkit_server.model.instant import Instant
 from sendkit_server.store import rows
 from sendkit_server.store.queries import emails as queries
 from sendkit_server.store.queries.emails import Email
 from sendkit_server.store.store import Store
-
-RETENTION_SLICE = 200
 
 
 async def list_inbox(store: Store, team_id: int, limit: int = 200) -> list[Email]:
@@ -25,11 +22,3 @@ async def read_inbox(store: Store, team_id: int, message_id: str) -> tuple[Email
 async def clear_inbox(store: Store, team_id: int) -> int:
     """Empties the inbox; how many mails were in it. What became of the mails stays on record."""
     return await store.write_quietly(lambda connection: queries.clear_captured(connection, team_id))
-
-
-async def expire_inbox(store: Store, before: Instant) -> None:
-    """Removes captured mails older than that, in slices, so that no accept waits for it."""
-    while await store.write_quietly(
-        lambda connection: queries.remove_captured_before(connection, before, RETENTION_SLICE)
-    ):
-        pass

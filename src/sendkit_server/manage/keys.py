@@ -16,6 +16,7 @@ from sendkit_server.model.permissions import parse_permission, preset_of
 from sendkit_server.store.directory import hash_secret
 from sendkit_server.store.queries import domains as domain_queries
 from sendkit_server.store.queries import keys as queries
+from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 
 SECRET_CHARACTERS = 48
@@ -89,7 +90,7 @@ async def create_key(
     return CreatedKey(ApiKey(key_id, team_id, name, secret[:PREFIX_CHARACTERS], permissions, test, domain_id), secret)
 
 
-async def list_keys(store: Store, team_id: int) -> Sequence[queries.AnyRow]:
+async def list_keys(store: Store, team_id: int) -> Sequence[AnyRow]:
     """The team's living keys, newest first."""
     return await store.read(lambda connection: queries.list_keys(connection, team_id))
 

@@ -20,3 +20,8 @@ def make_id(prefix: str, at: Instant, entropy: bytes) -> str:
     number = (at & 0xFFFFFFFFFFFF) << 80 | int.from_bytes(entropy, "big")
     pairs = _PAIRS
     return f"{prefix}_" + "".join([pairs[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+def id_floor(prefix: str, at: Instant) -> str:
+    """The least id of its prefix that can be made at this millisecond: a bound for ranges of ids."""
+    return make_id(prefix, at, bytes(ENTROPY_BYTES))

@@ -54,6 +54,12 @@ ENDS_WORST_FIRST = (
     Status.CANCELLED,
 )
 UNSETTLED = frozenset({Status.SCHEDULED, Status.QUEUED, Status.SENT, Status.DELAYED})
+MESSAGE_PRECEDENCE = (
+    *sorted(UNSETTLED, key=RANK.__getitem__),
+    *ENDS_WORST_FIRST,
+    *sorted(set(RANK) - UNSETTLED, key=RANK.__getitem__, reverse=True),
+)
+"""A message's status is the first of these that any of its recipients has."""
 
 
 def is_settled(status: Status) -> bool:
@@ -82,13 +88,7 @@ def message_status(recipients: Sequence[Status]) -> Status:
 
     While a recipient is unsettled, the lowest rank among those; else the worst end; else the highest rank reached.
     """
-    unsettled = [status for status in recipients if status in UNSETTLED]
-    if unsettled:
-        return min(unsettled, key=RANK.__getitem__)
-    for end in ENDS_WORST_FIRST:
-        if end in recipients:
-            return end
-    return max(recipients, key=RANK.__getitem__)
+    return recipients[0] if len(recipients) == 1 else min(recipients, key=MESSAGE_PRECEDENCE.index)
 
 
 def last_event(status: Status) -> str:

@@ -2,7 +2,8 @@
 
 StoreError
 ├── StoreUnavailable   nothing was stored: no connection, no space, an I/O error. The caller may try again later
-│   └── StoreFull      … because the disk or the database is full
+│   ├── StoreFull      … because the disk or the database is full
+│   └── OutcomeUnknown the connection was lost on COMMIT, and whether it is stored could not be looked up in time
 ├── StoreLocked        another process works on this data directory
 └── SchemaTooNew       the database was written by a newer version of this program
 """
@@ -20,6 +21,10 @@ class StoreUnavailable(StoreError):
 
 class StoreFull(StoreUnavailable):
     """No space left for the transaction."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """Nobody can tell yet whether the transaction committed: trying again may do it twice."""
 
 
 class StoreLocked(StoreError):

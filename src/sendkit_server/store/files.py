@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
+import socket
 from pathlib import Path
 
 
@@ -29,3 +32,13 @@ def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def instance_name(data_dir: Path) -> str:
+    """Names a data directory on its machine, also apart from a copy of it elsewhere."""
+    path = data_dir / "instance"
+    mark = read_text(path)
+    if mark is None:
+        mark = secrets.token_hex(16)
+        write_file(path, mark.encode() + b"\n")
+    return hashlib.sha256(f"{mark}\n{socket.gethostname()}\n{data_dir.resolve()}".encode()).hexdigest()[:32]

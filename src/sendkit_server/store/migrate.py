@@ -1,12 +1,14 @@
 """Brings a database to this program's schema, once, at start.
 
-On SQLite a copy is made first (`backups/before-<revision>.db`), and all revisions run in one transaction: an
-interrupted migration leaves the old database. A revision that this program does not know refuses the start.
+On SQLite a copy is made first (`backups/before-<revision>.db`); on PostgreSQL a lock keeps other nodes waiting until
+the first one is done. On both all revisions run in one transaction: an interrupted migration leaves the old database. A
+revision that this program does not know refuses the start.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -14,6 +16,8 @@ from sqlalchemy import Connection, inspect, text
 
 from sendkit_server.store.errors import SchemaTooNew
 from sendkit_server.store.migrations import HEAD
+
+MIGRATION_LOCK = 0x53656E646B69  # "Sendki": the advisory lock that a migration holds
 
 log = structlog.get_logger("store")
 
@@ -26,19 +30,41 @@ def current_revision(connection: Connection) -> str | None:
     return revision
 
 
-def migrate_sqlite(connection: Connection, path: Path) -> None:
-    """Migrates one SQLite database to HEAD. SchemaTooNew when its revision is unknown here."""
+def migrate_sqlite(connection: Connection, path: Path, then: Callable[[Connection], None]) -> None:
+    """Migrates one SQLite database to HEAD, then runs a function in a transaction. SchemaTooNew: its revision is unknown."""
     revision = current_revision(connection)
     connection.rollback()
-    if revision == HEAD:
-        return
-    if revision is not None:
-        _refuse_unknown(revision)
+    if revision not in (None, HEAD):
+        _refuse_unknown(str(revision))
         _copy(path, path.parent / "backups" / f"before-{HEAD}.db")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-    _upgrade(connection)
+    try:
+        if revision != HEAD:
+            _upgrade(connection)
+            log.info("store.migrated", from_revision=revision or "nothing", to_revision=HEAD)
+        then(connection)
+    except BaseException:
+        connection.rollback()
+        raise
     connection.commit()
-    log.info("store.migrated", from_revision=revision or "nothing", to_revision=HEAD)
+
+
+def migrate_postgres(connection: Connection, then: Callable[[Connection], None]) -> None:
+    """As migrate_sqlite, for a connection in autocommit mode; of several nodes one does it and the others wait."""
+    connection.exec_driver_sql("BEGIN")
+    try:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        revision = current_revision(connection)
+        if revision != HEAD:
+            if revision is not None:
+                _refuse_unknown(revision)
+            _upgrade(connection)
+            log.info("store.migrated", from_revision=revision or "nothing", to_revision=HEAD)
+        then(connection)
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
 
 
 def _refuse_unknown(revision: str) -> None:

@@ -7,7 +7,7 @@ a half or a third for text.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,8 +20,8 @@ else:
 from sendkit_server.model.address import Mailbox
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Content, Door, Message, Recipient, Role
-from sendkit_server.model.status import Status
-from sendkit_server.store.values import Completion, NewMail
+from sendkit_server.model.status import Status, message_status
+from sendkit_server.store.values import Completion, Job, NewMail
 
 ZSTD_LEVEL = 1
 
@@ -39,6 +39,30 @@ _mailbox: msgspec.json.Decoder[Mailbox] = msgspec.json.Decoder(Mailbox)
 _mailboxes: msgspec.json.Decoder[tuple[Mailbox, ...]] = msgspec.json.Decoder(tuple[Mailbox, ...])
 
 Row = tuple[Any, ...]
+Key = tuple[int, str]  # team and public id
+
+
+class Numbers:
+    """Makes the ids of attempts and events: 63 bits that sort by time and that no two processes make alike.
+
+    43 bits of milliseconds, 10 of the incarnation's number, 10 that count within a millisecond.
+    """
+
+    def __init__(self) -> None:
+        self._tick = 0  # milliseconds and count of the last one
+
+    def next(self, at: Instant, owner: int) -> int:
+        """An id that is greater than every one before it."""
+        tick = self._tick = max(self._tick + 1, at << 10)
+        return (tick >> 10) << 20 | (owner & 1023) << 10 | (tick & 1023)
+
+
+numbers = Numbers()
+
+
+def words(text: str | None) -> str | None:
+    """Text from elsewhere as both engines can keep it: PostgreSQL's text has no NUL."""
+    return text.replace("\0", "\ufffd") if text and "\0" in text else text
 
 
 def json_text(value: object) -> str:
@@ -85,7 +109,7 @@ def message_rows(mail: NewMail) -> list[Row]:
             message.id,
             mail.parent_id,
             message.content_id,
-            message.door,
+            message.door.value,
             message.key_id,
             message.domain_id,
             message.capture,
@@ -93,12 +117,12 @@ def message_rows(mail: NewMail) -> list[Row]:
             json_text(message.from_),
             json_text(message.to),
             json_text(message.cc),
-            message.subject,
-            message.message_id,
+            words(message.subject),
+            words(message.message_id),
             tags,
             metadata,
             mail.stream,
-            Status.QUEUED,
+            Status.QUEUED.value,
             len(new.recipients),
             mail.size_bytes,
             message.created_at,
@@ -122,10 +146,10 @@ def recipient_rows(mail: NewMail) -> list[Row]:
                     recipient.n,
                     mailbox.local,
                     mailbox.domain,
-                    mailbox.name,
+                    words(mailbox.name),
                     mailbox.matching,
-                    recipient.role,
-                    recipient.status,
+                    recipient.role.value,
+                    recipient.status.value,
                     recipient.attempts,
                     message.created_at,
                     mail.owner if owned else None,
@@ -173,24 +197,24 @@ def recipient_of(row: Sequence[Any]) -> Recipient:
     return Recipient(row[0], Mailbox(row[1], row[2], row[3]), Role(row[4]), Status(row[5]), row[6])
 
 
-def update_rows(owner: int, completion: Completion) -> list[Row]:
+def update_rows(completion: Completion) -> list[Row]:
     """What changes of each recipient, then the key and the ownership it must still have."""
     job = completion.job
     at: Instant = completion.at
     return [
         (
-            update.status,
+            update.status.value,
             update.attempts,
             update.reason,
-            update.explanation,
+            words(update.explanation),
             update.code,
-            update.enhanced,
+            words(update.enhanced),
             update.next_attempt_at,
             at,
             job.message.team_id,
             job.message.id,
             update.n,
-            owner,
+            job.owner,
             job.fence,
         )
         for update in completion.updates
@@ -198,7 +222,7 @@ def update_rows(owner: int, completion: Completion) -> list[Row]:
 
 
 def attempt_row(completion: Completion) -> Row:
-    """The columns of attempt, but for its number."""
+    """The columns of attempt, in the schema's order."""
     attempt = completion.attempt
     assert attempt is not None
     message = completion.job.message
@@ -217,10 +241,11 @@ def attempt_row(completion: Completion) -> Row:
     return (
         message.team_id,
         message.id,
+        numbers.next(attempt.started_at, completion.job.owner),
         attempt.route,
-        attempt.host,
+        words(attempt.host),
         attempt.address,
-        attempt.tls,
+        words(attempt.tls),
         attempt.started_at,
         attempt.milliseconds,
         json_text(outcomes),
@@ -229,9 +254,96 @@ def attempt_row(completion: Completion) -> Row:
 
 
 def event_rows(completion: Completion) -> list[Row]:
-    """team_id, message_id, n, type, at, detail"""
-    message = completion.job.message
-    return [(message.team_id, message.id, event.n, event.type, event.at, event.detail) for event in completion.events]
+    """team_id, message_id, id, n, type, at, detail"""
+    job = completion.job
+    return [
+        (
+            job.message.team_id,
+            job.message.id,
+            numbers.next(event.at, job.owner),
+            event.n,
+            str(event.type),
+            event.at,
+            event.detail,
+        )
+        for event in completion.events
+    ]
+
+
+def message_row(completion: Completion) -> Row:
+    """team_id, id, status (None: it depends on other recipients, too), sent_at (None: not by this)"""
+    job = completion.job
+    sent = next((event.at for event in completion.events if event.type == Status.SENT), None)
+    status = None if job.shared else message_status([update.status for update in completion.updates]).value
+    return job.message.team_id, job.message.id, status, sent
+
+
+def without_repetition(completions: Sequence[Completion]) -> Iterator[list[Completion]]:
+    """In order, in batches that name no recipient twice: of two rows for one, UPDATE … FROM would take either."""
+    seen: set[tuple[int, str, int]] = set()
+    batch: list[Completion] = []
+    for completion in completions:
+        message = completion.job.message
+        recipients = [(message.team_id, message.id, update.n) for update in completion.updates]
+        if not seen.isdisjoint(recipients):
+            yield batch
+            seen, batch = set(), []
+        seen.update(recipients)
+        batch.append(completion)
+    yield batch
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A recipient that a claim took, and where it belongs."""
+
+    team_id: int
+    message_id: str
+    site: str
+    fence: int
+    recipient: Recipient
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message with what its jobs need beside it."""
+
+    message: Message
+    size_bytes: int
+    recipient_count: int
+
+
+def bodies_that_fit(messages: Iterable[StoredMessage], body_bytes: int) -> list[Key]:
+    """Whose contents to load along with a claim: in their order, while they fit into body_bytes."""
+    wanted: dict[Key, None] = {}
+    for stored in messages:
+        if stored.size_bytes <= body_bytes:
+            wanted[stored.message.team_id, stored.message.content_id] = None
+            body_bytes -= stored.size_bytes
+    return list(wanted)
+
+
+def jobs_of(
+    owner: int, taken: Iterable[Taken], stored: Mapping[Key, StoredMessage], contents: Mapping[Key, Content]
+) -> list[Job]:
+    """One job for the recipients of one message at one site with one fence."""
+    grouped: dict[tuple[int, str, str, int], list[Recipient]] = {}
+    for one in taken:
+        grouped.setdefault((one.team_id, one.message_id, one.site, one.fence), []).append(one.recipient)
+    jobs = []
+    for (team_id, message_id, site, fence), recipients in grouped.items():
+        whole = stored[team_id, message_id]
+        jobs.append(
+            Job(
+                message=whole.message,
+                recipients=tuple(sorted(recipients, key=lambda recipient: recipient.n)),
+                site=site,
+                size_bytes=whole.size_bytes,
+                fence=fence,
+                content=contents.get((team_id, whole.message.content_id)),
+                owner=owner,
+                shared=len(recipients) != whole.recipient_count,
+            )
+        )
+    return jobs
 
 
 def captured_row(completion: Completion) -> Row:

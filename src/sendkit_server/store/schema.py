@@ -2,7 +2,8 @@
 
 Every tenant table leads with `team_id`; public ids sort by time, so a primary key (team_id, id) is also the order of
 arrival. Instants are milliseconds since the epoch. Tables that only ever hold short rows are WITHOUT ROWID on SQLite:
-one B-tree instead of two on the accept path.
+one B-tree instead of two on the accept path. On PostgreSQL the tables that grow with every mail are cut into partitions
+by the time in their ids (`postgres/partitions.py`), so that retention drops a week instead of deleting rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -33,10 +35,18 @@ metadata = MetaData(
 # SQLite numbers rows by itself only for a column declared exactly INTEGER PRIMARY KEY.
 Serial = BigInteger().with_variant(Integer, "sqlite")
 
+
+def Name(length: int) -> TypeEngine[str]:
+    """Text that is compared and sorted by its bytes on both engines. length: says what to expect, limits nothing."""
+    return String(length).with_variant(Text(collation="C"), "postgresql")
+
+
+Words = Text().with_variant(Text(collation="C"), "postgresql")
+
 meta = Table(
     "meta",
     metadata,
-    Column("key", String(64), primary_key=True),
+    Column("key", Name(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
 
@@ -44,7 +54,7 @@ team = Table(
     "team",
     metadata,
     Column("id", Serial, primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
+    Column("name", Name(255), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
 )
 
@@ -52,14 +62,14 @@ api_key = Table(
     "api_key",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("id", String(40), primary_key=True),
-    Column("name", String(255), nullable=False),
+    Column("id", Name(40), primary_key=True),
+    Column("name", Name(255), nullable=False),
     # SHA-256 of the secret: the secret itself has 285 bits, so a slow hash would buy nothing.
     Column("secret_hash", LargeBinary(32), nullable=False, unique=True),
-    Column("prefix", String(16), nullable=False),
+    Column("prefix", Name(16), nullable=False),
     Column("permissions", Text, nullable=False),
     Column("test", Boolean, nullable=False),
-    Column("domain_id", String(40)),
+    Column("domain_id", Name(40)),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
@@ -70,14 +80,14 @@ domain = Table(
     "domain",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("id", String(40), primary_key=True),
-    Column("name", String(253), nullable=False),
-    Column("status", String(16), nullable=False),
+    Column("id", Name(40), primary_key=True),
+    Column("name", Name(253), nullable=False),
+    Column("status", Name(16), nullable=False),
     Column("trusted", Boolean, nullable=False),
-    Column("region", String(32), nullable=False),
+    Column("region", Name(32), nullable=False),
     Column("open_tracking", Boolean, nullable=False),
     Column("click_tracking", Boolean, nullable=False),
-    Column("tls", String(16), nullable=False),
+    Column("tls", Name(16), nullable=False),
     # JSON {"DKIM": "verified", …}: what each record was last found to be.
     Column("record_status", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -89,63 +99,67 @@ dkim_key = Table(
     "dkim_key",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("id", String(40), primary_key=True),
-    Column("domain_id", String(40), nullable=False, index=True),
-    Column("selector", String(63), nullable=False),
-    Column("algorithm", String(32), nullable=False),
+    Column("id", Name(40), primary_key=True),
+    Column("domain_id", Name(40), nullable=False),
+    Column("selector", Name(63), nullable=False),
+    Column("algorithm", Name(32), nullable=False),
     Column("private_key", LargeBinary, nullable=False),
     Column("public_record", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Index("ix_dkim_key_domain", "team_id", "domain_id"),
 )
 
 content = Table(
     "content",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("id", String(40), primary_key=True),
+    Column("id", Name(40), primary_key=True),
     Column("size_bytes", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    postgresql_partition_by="RANGE (id)",
 )
 
 message = Table(
     "message",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("id", String(40), primary_key=True),
-    Column("parent_id", String(40), nullable=False),
-    Column("content_id", String(40), nullable=False),
-    Column("door", String(8), nullable=False),
-    Column("key_id", String(40), nullable=False),
-    Column("domain_id", String(40)),
+    Column("id", Name(40), primary_key=True),
+    Column("parent_id", Name(40), nullable=False),
+    Column("content_id", Name(40), nullable=False),
+    Column("door", Name(8), nullable=False),
+    Column("key_id", Name(40), nullable=False),
+    Column("domain_id", Name(40)),
     Column("capture", Boolean, nullable=False),
-    Column("protocol", String(16), nullable=False),
+    Column("protocol", Name(16), nullable=False),
     # The mailboxes of the headers, as JSON arrays [local, domain, name].
     Column("from_mailbox", Text, nullable=False),
     Column("to_mailboxes", Text, nullable=False),
     Column("cc_mailboxes", Text, nullable=False),
     Column("subject", Text, nullable=False),
-    Column("message_id", Text, nullable=False),
+    Column("message_id", Words, nullable=False),
     Column("tags", Text, nullable=False),
     Column("metadata", Text, nullable=False),
-    Column("stream", String(64), nullable=False),
-    Column("status", String(20), nullable=False),
+    Column("stream", Name(64), nullable=False),
+    Column("status", Name(20), nullable=False),
     Column("recipient_count", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("sent_at", BigInteger),
     Index("ix_message_message_id", "team_id", "message_id"),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (id)",
 )
 
 message_label = Table(
     "message_label",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("kind", String(8), primary_key=True),
-    Column("name", String(256), primary_key=True),
-    Column("value", String(512), primary_key=True),
-    Column("message_id", String(40), primary_key=True),
+    Column("kind", Name(8), primary_key=True),
+    Column("name", Name(256), primary_key=True),
+    Column("value", Name(512), primary_key=True),
+    Column("message_id", Name(40), primary_key=True),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (message_id)",
 )
 
 UNSETTLED = text("next_attempt_at IS NOT NULL")
@@ -156,20 +170,20 @@ recipient = Table(
     "recipient",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("message_id", String(40), primary_key=True),
+    Column("message_id", Name(40), primary_key=True),
     Column("n", Integer, primary_key=True),
     Column("local", Text, nullable=False),
-    Column("site", String(253), nullable=False),
+    Column("site", Name(253), nullable=False),
     Column("name", Text, nullable=False),
     # Lower-cased address: how a recipient is looked for.
-    Column("matching", Text, nullable=False),
-    Column("role", String(4), nullable=False),
-    Column("status", String(20), nullable=False),
+    Column("matching", Words, nullable=False),
+    Column("role", Name(4), nullable=False),
+    Column("status", Name(20), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("reason", Text),
     Column("explanation", Text),
     Column("code", Integer),
-    Column("enhanced", String(16)),
+    Column("enhanced", Name(16)),
     # NULL once settled; while owned, when it became due.
     Column("next_attempt_at", BigInteger),
     Column("owner", BigInteger),
@@ -183,54 +197,68 @@ recipient = Table(
     ),
     Index("ix_recipient_matching", "team_id", "matching", "message_id"),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (message_id)",
 )
 
+# The ids of attempts and events are made by the process that writes them (rows.Numbers): they sort by time.
 attempt = Table(
     "attempt",
     metadata,
-    Column("id", Serial, primary_key=True),
-    Column("team_id", BigInteger, nullable=False),
-    Column("message_id", String(40), nullable=False),
-    Column("route", String(64), nullable=False),
-    Column("host", String(255)),
-    Column("address", String(64)),
-    Column("tls", String(128)),
+    Column("team_id", BigInteger, primary_key=True),
+    Column("message_id", Name(40), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("route", Name(64), nullable=False),
+    Column("host", Name(255)),
+    Column("address", Name(64)),
+    Column("tls", Name(128)),
     Column("started_at", BigInteger, nullable=False),
     Column("milliseconds", Integer, nullable=False),
     # JSON: [{n, result, reason, text, code, enhanced, possible_duplicate}] and [[at_ms, side, text]].
     Column("outcomes", Text, nullable=False),
     Column("transcript", Text, nullable=False),
-    Index("ix_attempt_message", "team_id", "message_id"),
+    sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (message_id)",
 )
 
 event = Table(
     "event",
     metadata,
-    Column("id", Serial, primary_key=True),
-    Column("team_id", BigInteger, nullable=False),
-    Column("message_id", String(40), nullable=False),
+    Column("team_id", BigInteger, primary_key=True),
+    Column("message_id", Name(40), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
     Column("n", Integer, nullable=False),
-    Column("type", String(24), nullable=False),
+    Column("type", Name(24), nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("detail", Text, nullable=False),
-    Index("ix_event_message", "team_id", "message_id"),
+    sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (message_id)",
 )
 
 captured = Table(
     "captured",
     metadata,
     Column("team_id", BigInteger, primary_key=True),
-    Column("message_id", String(40), primary_key=True),
+    Column("message_id", Name(40), primary_key=True),
     Column("captured_at", BigInteger, nullable=False),
     Column("raw", LargeBinary, nullable=False),
+    postgresql_partition_by="RANGE (message_id)",
 )
 
+# One incarnation of a process. What it owns is its own until somebody writes `ended_at`.
 node = Table(
     "node",
     metadata,
     Column("id", Serial, primary_key=True),
-    Column("hostname", String(255), nullable=False),
+    # The data directory that it runs in: two processes of one instance cannot live at the same time.
+    Column("instance", Name(64), nullable=False, index=True),
+    Column("hostname", Name(255), nullable=False),
     Column("pid", Integer, nullable=False),
+    Column("roles", Name(64), nullable=False),
+    Column("version", Name(32), nullable=False),
     Column("started_at", BigInteger, nullable=False),
+    Column("beat_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    # The number of the last transaction that its writer committed: whether one whose answer was lost is there.
+    Column("group_number", BigInteger, nullable=False),
 )

@@ -9,52 +9,103 @@ import asyncio
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection, func, insert, select, update
-from sqlalchemy.exc import DBAPIError
 
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey, Content
 from sendkit_server.store import rows, schema, seal
 from sendkit_server.store.directory import Cache, SendingDomain, find_domain, find_key, hash_secret, is_expired
-from sendkit_server.store.errors import StoreError, StoreUnavailable
+from sendkit_server.store.engine import Engine, Mark
+from sendkit_server.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from sendkit_server.store.files import instance_name
+from sendkit_server.store.lease import Lease
 from sendkit_server.store.lock import DataLock
-from sendkit_server.store.migrate import migrate_sqlite
+from sendkit_server.store.queries import nodes
 from sendkit_server.store.sqlite.engine import READERS, SqliteEngine
 from sendkit_server.store.values import Claim, Completion, Job, NewMail
-from sendkit_server.store.writer import Writer
+from sendkit_server.store.writer import Operation, Writer
+
+PATIENCE_S = 10.0  # how long whoever waits for the database is kept waiting
+VERSION = version("sendkit-server")
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
 
 
-class Store:
-    """An open store. Made by `open_store`; `close` finishes what was handed in."""
+def elapsed_s() -> float:
+    """A clock that is never set, and goes on while the process is stopped or, where there is one, the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
-    def __init__(self, engine: SqliteEngine, lock: DataLock, secret_key: str, data_dir: Path) -> None:
+
+class Store:
+    """An open store. Made by `open_store`; `close` finishes what was handed in.
+
+    lease: this process's incarnation among the nodes; its owner is 0 until `start`, and of a store that only manages.
+    """
+
+    def __init__(self, engine: Engine, lock: DataLock, secret_key: str, data_dir: Path) -> None:
         self.engine = engine
         self.secret_key = secret_key
         self.data_dir = data_dir
-        self.owner = 0
+        self.lease = Lease(elapsed_s)
         self._lock = lock
         self._writer = Writer(engine)
         self._reading = ThreadPoolExecutor(READERS, "store-reader")
         self._keys: Cache[bytes, ApiKey | None] = Cache()
         self._domains: Cache[tuple[int, str], SendingDomain | None] = Cache()
+        self._ahead_ns = 0
         self.on_forget: list[Callable[[], None]] = []
 
-    def start(self, now: Instant) -> None:
-        """Takes a node incarnation and frees what earlier ones owned: on SQLite they cannot be alive."""
+    @property
+    def owner(self) -> int:
+        """The number of this process's incarnation."""
+        return self.lease.owner
+
+    def start(self, now: Instant, roles: str = "") -> None:
+        """Takes an incarnation, and frees what dead ones owned as far as that is certain."""
         with self.engine.open_writer() as connection:
-            self.engine.begin(connection)
-            self.owner = _new_incarnation(connection, now)
-            self.engine.commit(connection)
+            at_database = self.engine.now(connection)
+            if at_database is not None:
+                now = at_database
+                self.set_clock(now, time.time_ns())
+            self.engine.maintain(now)
+            who = self.who(roles)
+            owner = self.engine.run(
+                connection,
+                lambda connection: nodes.register(connection, who, now, alone=self.engine.exclusive),
+                Mark(0, 0),
+            )
+        self.begin(owner)
         self._writer.start()
+
+    def start_managing(self) -> None:
+        """For a command that only manages: the process is no node, and other nodes do not see it."""
+        self._writer.start()
+
+    def who(self, roles: str) -> nodes.Who:
+        """This process as the other nodes see it."""
+        return nodes.Who(instance_name(self.data_dir), socket.gethostname(), os.getpid(), roles, VERSION)
+
+    def set_clock(self, now: Instant, wall_ns: int) -> None:
+        """The database said that it was `now` when this machine's clock said wall_ns."""
+        self._ahead_ns = now * 1_000_000 - wall_ns
+
+    def wall_ns(self) -> int:
+        """The wall clock that all nodes share: the database's where it has one."""
+        return time.time_ns() + self._ahead_ns
+
+    def begin(self, owner: int) -> None:
+        """From now on this process acts as this incarnation."""
+        self.lease.begin(owner, for_ever=self.engine.exclusive)
+        self._writer.owner = owner
 
     def close(self) -> None:
         """Commits what was handed in, closes every connection and gives the directory free."""
@@ -76,6 +127,15 @@ class Store:
         """Stores a mail; durable once the future is done. StoreUnavailable: nothing of it is stored."""
         return self._writer.submit("accept", mail)
 
+    def accept_in_time(self, mail: NewMail) -> Operation:
+        """As accept, for a caller who may lose patience (`give_up`)."""
+        return self._writer.hand_in("accept", mail)
+
+    def give_up(self, operation: Operation) -> None:
+        """Takes back what the database did not take in time. What is at the database already is not touched: its
+        future tells in the end what became of it."""
+        self._writer.give_up(operation, StoreUnavailable("the database did not take it in time"))
+
     async def claim(self, claim: Claim) -> list[Job]:
         """Due recipients, owned by this node from now on."""
         jobs: list[Job] = await self._writer.submit("claim", claim)
@@ -83,20 +143,32 @@ class Store:
 
     async def complete(self, completion: Completion) -> bool:
         """Writes what a try came to. False: this node does not own the recipients any more, nothing is written."""
-        owned: bool = await self._writer.submit("complete", (self.owner, completion))
+        owned: bool = await self._writer.submit("complete", completion)
         return owned
 
     # -- management and reads ------------------------------------------------------------------------------------
 
     async def write(self, function: Callable[[Connection], T]) -> T:
         """Runs a management function in one transaction; the directory forgets what it knew when it has committed."""
-        result = await self._writer.run(function)
+        result = await self.write_quietly(function)
         self.forget()
         return result
 
     async def write_quietly(self, function: Callable[[Connection], T]) -> T:
-        """As `write`, for what the directory does not know of (last-used times, clean-up)."""
-        return await self._writer.run(function)
+        """As `write`, for what the directory does not know of (last-used times, clean-up).
+
+        It must take ≤ 20 ms, or come in slices. OutcomeUnknown when the database was lost on COMMIT, or hangs.
+        """
+        operation = self._writer.hand_in("", function)
+        done, _ = await asyncio.wait([operation.future], timeout=PATIENCE_S)
+        if not done:
+            self.give_up(operation)
+            if not operation.future.done():
+                # Whoever gets it later finds nobody waiting.
+                operation.future.add_done_callback(lambda late: late.cancelled() or late.exception())
+                raise OutcomeUnknown("the database has not answered; look before you try again")
+        result: T = operation.future.result()
+        return result
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """Runs a function on a read-only connection in a reading thread, ≤ 2 s. StoreUnavailable when it cannot."""
@@ -106,15 +178,15 @@ class Store:
         try:
             with self.engine.reading.connect() as connection:
                 return function(connection)
-        except DBAPIError as error:
-            translated: StoreError | None = self.engine.translated(error)
+        except Exception as error:
+            translated = self.engine.translated(error)
             if translated is None:
                 raise
             raise translated from error
 
     async def prove(self, now: Instant) -> None:
         """Reads and writes, so that a ready store is known and not hoped. StoreUnavailable when it cannot."""
-        alive = update(schema.node).where(schema.node.c.id == self.owner).values(expires_at=now)
+        alive = update(schema.node).where(schema.node.c.id == self.owner).values(beat_at=now)
         await self.write_quietly(lambda connection: connection.execute(alive))
         await self.read(lambda connection: connection.execute(select(schema.team.c.id).limit(1)).scalar())
 
@@ -186,10 +258,9 @@ class Store:
         """Free space where the database lies."""
         return shutil.disk_usage(self.data_dir).free
 
-    def wal_bytes(self) -> int:
-        """Size of the write-ahead log."""
-        wal = self.engine.path.with_name(self.engine.path.name + "-wal")
-        return wal.stat().st_size if wal.exists() else 0
+    def log_bytes(self) -> int:
+        """Size of the write-ahead log, where it is ours."""
+        return self.engine.log_bytes()
 
     @property
     def commits(self) -> int:
@@ -197,27 +268,40 @@ class Store:
         return self._writer.commits
 
 
-def open_store(data_dir: Path, secret_key: str, what: str) -> Store:
+def open_store(data_dir: Path, secret_key: str, what: str, database_url: str | None = None) -> Store:
     """Opens, migrates and locks the store of a data directory.
 
-    what: the command that opens it, for the error another one gets. StoreLocked, SchemaTooNew, StoreError.
+    what: the command that opens it, for the error another one gets.  database_url: None for SQLite in the directory.
+    StoreLocked, SchemaTooNew, StoreError.
     """
     lock = DataLock(data_dir, what)
     try:
-        path = data_dir / "sendkit.db"
-        if not path.exists():
-            path.touch(mode=0o600)
-        engine = SqliteEngine(path)
-        with engine.open_writer() as connection:
-            migrate_sqlite(connection, path)
-            engine.begin(connection)
-            _check_secret(connection, secret_key)
-            _ensure_default_team(connection)
-            engine.commit(connection)
+        engine = _engine(data_dir, database_url)
+        try:
+            engine.migrate(lambda connection: _first_rows(connection, secret_key))
+        except Exception as error:
+            raise engine.translated(error) or error from error
         return Store(engine, lock, secret_key, data_dir)
     except BaseException:
         lock.release()
         raise
+
+
+def _engine(data_dir: Path, database_url: str | None) -> Engine:
+    if database_url is not None:
+        # Imported here: who keeps to SQLite needs no driver for PostgreSQL.
+        from sendkit_server.store.postgres.engine import PostgresEngine
+
+        return PostgresEngine(database_url)
+    path = data_dir / "sendkit.db"
+    if not path.exists():
+        path.touch(mode=0o600)
+    return SqliteEngine(path)
+
+
+def _first_rows(connection: Connection, secret_key: str) -> None:
+    _check_secret(connection, secret_key)
+    _ensure_default_team(connection)
 
 
 def _check_secret(connection: Connection, secret_key: str) -> None:
@@ -238,13 +322,3 @@ def _ensure_default_team(connection: Connection) -> None:
     table = schema.team
     if connection.execute(select(table.c.id).where(table.c.name == "default")).scalar() is None:
         connection.execute(insert(table).values(name="default", created_at=0))
-
-
-def _new_incarnation(connection: Connection, now: Instant) -> int:
-    table = schema.recipient
-    connection.execute(update(table).where(table.c.owner.is_not(None)).values(owner=None))
-    result = connection.execute(
-        insert(schema.node).values(hostname=socket.gethostname(), pid=os.getpid(), started_at=now, expires_at=now)
-    )
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])

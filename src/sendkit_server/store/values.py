@@ -14,7 +14,8 @@ class Job(msgspec.Struct, frozen=True):
     """Recipients of one message at one domain, owned by this node, due now.
 
     site: the recipients' domain (A-label); deliver maps it to the set of MX hosts.  content: None means it must be
-    read from the store.  size_bytes: of the content as handed in.  fence: what every write-back must still match.
+    read from the store.  size_bytes: of the content as handed in.  owner, fence: the incarnation that owns it, and what
+    every write-back must still match.  shared: the message has more recipients than these.
     """
 
     message: Message
@@ -23,6 +24,8 @@ class Job(msgspec.Struct, frozen=True):
     size_bytes: int
     fence: int
     content: Content | None = None
+    owner: int = 0
+    shared: bool = False
 
 
 class RecipientUpdate(msgspec.Struct, frozen=True):

@@ -1,13 +1,14 @@
 """The one group-committing writer: nothing else writes.
 
-An operation is a value handed to `submit`. One thread takes all that wait, groups equal kinds, applies each kind in
-one call inside one transaction, commits (on SQLite with an fsync), and only then resolves the futures: a reply that
-follows one is a reply about durable data. While a commit runs the next group gathers, so the group's size follows the load.
+An operation is a value handed to `submit`. One thread takes all that wait, groups equal kinds, applies them in one
+transaction, commits (with an fsync, here or at the server), and only then resolves the futures: a reply that follows one
+is a reply about durable data. While a commit runs the next group gathers, so the group's size follows the load.
 
-Only when a group raises is it rolled back and its operations run singly in savepoints, so that one bad value fails
-alone. Management functions run in transactions of their own between groups. A failed commit is never tried again: every
-future of the group gets StoreUnavailable and the connection is opened anew (an fsync that failed once may "succeed" the
-second time without the data being there).
+Only when a group raises is it rolled back and halved, until a bad value fails alone. Management functions run in
+transactions of their own between groups. A failed commit is never tried again: every future of the group gets
+StoreUnavailable and the connection is opened anew (an fsync that failed once may "succeed" the second time without the
+data being there). When the connection was lost on COMMIT nobody knows whether it happened: those futures stay open until
+the database is back and has been asked.
 """
 
 from __future__ import annotations
@@ -15,39 +16,28 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from sendkit_server.store.errors import StoreError, StoreUnavailable
+from sendkit_server.store.engine import CommitLost, Engine, Mark
+from sendkit_server.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
 
 MAX_GROUP = 512
+MAX_WAITING = 20_000  # operations; only a database that hangs lets that many gather
+LOOK_AGAIN_S = 0.5  # while an outcome is unknown
+REOPEN_S = 0.2  # the least time between two tries to connect
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
 
 
-class Engine(Protocol):
-    """What the writer needs of a database engine."""
-
-    def open_writer(self) -> Connection:
-        """The connection that all writing goes through; transactions are begun and ended by the methods below."""
-
-    def begin(self, connection: Connection) -> None: ...
-    def commit(self, connection: Connection) -> None: ...
-    def rollback(self, connection: Connection) -> None: ...
-    def apply(self, connection: Connection, kind: str, values: list[Any]) -> list[Any]:
-        """Applies values of one kind of hot operation, returns one result a value."""
-
-    def translated(self, error: Exception) -> StoreError | None:
-        """The StoreError that a driver's error means; None when it is no matter of the database."""
-
-
-class _Operation(msgspec.Struct):
-    """kind "": value is a function of the connection, run in a transaction of its own."""
+class Operation(msgspec.Struct, eq=False):
+    """One operation on its way. kind "": value is a function of the connection, run in a transaction of its own."""
 
     kind: str
     value: Any
@@ -55,37 +45,64 @@ class _Operation(msgspec.Struct):
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+    taken: bool = False
+    given_up: bool = False
+
+
+class _Unknown(msgspec.Struct):
+    """A transaction whose COMMIT was not answered."""
+
+    mark: Mark
+    operations: list[Operation]
+    results: Sequence[Any] | None
 
 
 class Writer:
-    """Owns the writing connection and its thread."""
+    """Owns the writing connection and its thread. owner: the incarnation in whose name transactions are marked."""
 
     def __init__(self, engine: Engine) -> None:
+        self.owner = 0
+        self.commits = 0
         self._engine = engine
-        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._connection: Connection | None = engine.open_writer()
         self._closed = False
-        self.commits = 0
+        self._taking = threading.Lock()
+        self._number = 0
+        self._unknown: list[_Unknown] = []
+        self._trouble: StoreUnavailable | None = None  # what the database said to this group
+        self._shut_until = 0.0
 
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
 
-    def submit(self, kind: str, value: Any) -> asyncio.Future[Any]:
-        """Hands over one hot operation; the future resolves once it is durable, to the operation's result."""
+    def hand_in(self, kind: str, value: Any) -> Operation:
+        """Hands over one operation; its future resolves once it is durable, to the operation's result."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        operation = Operation(kind, value, loop, loop.create_future())
         if self._closed:
-            future.set_exception(StoreUnavailable("the store is closed"))
+            operation.future.set_exception(StoreUnavailable("the store is closed"))
+        elif self._queue.qsize() > MAX_WAITING:
+            operation.future.set_exception(StoreUnavailable("the database does not answer"))
         else:
-            self._queue.put(_Operation(kind, value, loop, future))
-        return future
+            self._queue.put(operation)
+        return operation
 
-    async def run(self, function: Callable[[Connection], T]) -> T:
-        """Runs a management function in a transaction of its own; it must take ≤ 20 ms, or come in slices."""
-        result: T = await self.submit("", function)
-        return result
+    def submit(self, kind: str, value: Any) -> asyncio.Future[Any]:
+        """As hand_in, for one that will not be given up."""
+        return self.hand_in(kind, value).future
+
+    def give_up(self, operation: Operation, why: StoreUnavailable) -> bool:
+        """Takes an operation back that has waited too long; False when it is at the database already."""
+        with self._taking:
+            if operation.taken:
+                return False
+            operation.given_up = True
+        if not operation.future.done():
+            operation.future.set_exception(why)
+        return True
 
     def close(self) -> None:
         """Finishes what was handed in, then closes the connection."""
@@ -99,61 +116,100 @@ class Writer:
         self._closed = True
         self._close_connection()
 
+    # The thread.
+
     def _run(self) -> None:
         while True:
             group, last = self._next_group()
+            if self._unknown:
+                self._look_for_unknown(final=last)
             if group:
                 self._process(group)
             if last:
                 self._close_connection()
                 return
 
-    def _next_group(self) -> tuple[list[_Operation], bool]:
-        first = self._queue.get()
-        if first is None:
-            return [], True
+    def _next_group(self) -> tuple[list[Operation], bool]:
+        try:
+            first = self._queue.get(timeout=LOOK_AGAIN_S if self._unknown else None)
+        except queue.Empty:
+            return [], False
         group = [first]
-        while len(group) < MAX_GROUP:
+        while len(group) < MAX_GROUP and group[-1] is not None:
             try:
-                following = self._queue.get_nowait()
+                group.append(self._queue.get_nowait())
             except queue.Empty:
                 break
-            if following is None:
-                return group, True
-            group.append(following)
-        return group, False
+        with self._taking:
+            taken = [operation for operation in group if operation is not None and not operation.given_up]
+            for operation in taken:
+                operation.taken = True
+        return taken, group[-1] is None
 
-    def _process(self, group: list[_Operation]) -> None:
-        hot = [operation for operation in group if operation.kind]
-        if hot and not self._transaction(hot, self._apply_kinds):
-            self._transaction(hot, self._apply_singly)
-        _resolve(hot)
-        trouble = _trouble(hot)
-        functions = [operation for operation in group if not operation.kind]
-        for operation in functions:
-            # A locked database has been waited for already; each would only wait as long again, and all behind it.
-            operation.error = trouble
-            if trouble is None:
-                self._transaction([operation], self._apply_function)
-                trouble = _trouble([operation])
-        _resolve(functions)
+    def _process(self, group: list[Operation]) -> None:
+        if monotonic() >= self._shut_until:
+            self._trouble = None
+        self._apply([operation for operation in group if operation.kind])
+        for operation in group:
+            if not operation.kind:
+                self._call(operation)
 
-    def _transaction(self, operations: list[_Operation], apply: Callable[[Connection, list[_Operation]], None]) -> bool:
-        """True once its outcome is known; False: nothing is written, a value of the group is to blame."""
+    def _apply(self, operations: list[Operation]) -> None:
+        """Applies hot operations together, or, when a value is to blame, in halves."""
+        if not operations:
+            return
+        kinds: dict[str, list[Operation]] = {}
+        for operation in operations:
+            kinds.setdefault(operation.kind, []).append(operation)
+        ordered = [operation for equal in kinds.values() for operation in equal]
+        groups = [(kind, [operation.value for operation in equal]) for kind, equal in kinds.items()]
         try:
-            connection = self._connection = self._connection or self._engine.open_writer()
-            self._engine.begin(connection)
-            apply(connection, operations)
-            self._engine.commit(connection)
-            self.commits += 1
+            results = self._transact(lambda connection, mark: self._engine.transact(connection, groups, mark))
+        except CommitLost as lost:
+            self._remember(ordered, None if lost.results is None else [one for each in lost.results for one in each])
+        except StoreError as error:
+            _fail(ordered, error)
         except Exception as error:
-            return self._failed(operations, error, may_blame=apply == self._apply_kinds)
-        return True
+            if len(operations) == 1:
+                _fail(operations, error)
+            else:
+                middle = len(operations) // 2
+                self._apply(operations[:middle])
+                self._apply(operations[middle:])
+        else:
+            _succeed(ordered, [one for each in results for one in each])
 
-    def _failed(self, operations: list[_Operation], error: Exception, *, may_blame: bool) -> bool:
+    def _call(self, operation: Operation) -> None:
+        """Runs a management function."""
+        try:
+            result = self._transact(lambda connection, mark: self._engine.run(connection, operation.value, mark))
+        except CommitLost as lost:
+            self._remember([operation], None if lost.results is None else [lost.results])
+        except Exception as error:
+            _fail([operation], error)
+        else:
+            _succeed([operation], [result])
+
+    def _transact(self, work: Callable[[Connection, Mark], T]) -> T:
+        """One transaction. StoreError: a matter of the database; CommitLost; any other error: of the values."""
+        connection = self._ready_connection()
+        self._number += 1
+        try:
+            result = work(connection, Mark(self.owner, self._number))
+        except CommitLost as lost:
+            log.error("store.commit_lost", error=str(lost), transaction=self._number)
+            self._lose_connection(lost)
+            raise
+        except Exception as error:
+            raise self._failed(error) from error
+        self.commits += 1
+        return result
+
+    def _failed(self, error: Exception) -> Exception:
+        """Rolls back; the error as the callers are to see it."""
         translated = self._engine.translated(error)
         if translated is not None:
-            log.error("store.write_failed", error=str(error), operations=len(operations))
+            log.error("store.write_failed", error=str(error))
         try:
             if self._connection is not None:
                 self._engine.rollback(self._connection)
@@ -161,37 +217,62 @@ class Writer:
             log.error("store.rollback_failed", error=str(rollback_error))
             translated = translated or StoreUnavailable(str(rollback_error))
         if translated is not None:
-            self._close_connection()
-        elif may_blame and len(operations) > 1:
-            return False
-        for operation in operations:
-            operation.error = operation.error or translated or error
-        return True
+            self._lose_connection(translated)
+        return translated or error
 
-    def _apply_kinds(self, connection: Connection, operations: list[_Operation]) -> None:
-        kinds: dict[str, list[_Operation]] = {}
-        for operation in operations:
-            kinds.setdefault(operation.kind, []).append(operation)
-        for kind, equal in kinds.items():
-            results = self._engine.apply(connection, kind, [operation.value for operation in equal])
-            for operation, result in zip(equal, results, strict=True):
-                operation.result = result
+    # The connection, and what is unknown because it was lost.
 
-    def _apply_singly(self, connection: Connection, operations: list[_Operation]) -> None:
-        for operation in operations:
-            connection.exec_driver_sql("SAVEPOINT single")
-            try:
-                operation.result = self._engine.apply(connection, operation.kind, [operation.value])[0]
-            except Exception as error:
-                if self._engine.translated(error) is not None:
-                    raise
-                connection.exec_driver_sql("ROLLBACK TO SAVEPOINT single")
-                operation.error = error
-            connection.exec_driver_sql("RELEASE SAVEPOINT single")
+    def _ready_connection(self) -> Connection:
+        """The connection, opened anew when it was lost; StoreUnavailable while that cannot be done."""
+        if self._connection is not None:
+            return self._connection
+        # A database that is locked or away has been waited for already; all that queue behind would wait as long again.
+        if self._trouble is not None:
+            raise self._trouble
+        try:
+            self._connection = self._engine.open_writer()
+            self._settle_unknown(self._connection)
+        except Exception as error:
+            translated = self._engine.translated(error)
+            self._lose_connection(translated or StoreUnavailable(str(error)))
+            self._shut_until = monotonic() + REOPEN_S
+            raise translated or error from error
+        return self._connection
 
-    def _apply_function(self, connection: Connection, operations: list[_Operation]) -> None:
-        for operation in operations:
-            operation.result = operation.value(connection)
+    def _lose_connection(self, error: StoreError) -> None:
+        self._trouble = error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+        if self._connection is not None:
+            self._connection.invalidate()
+        self._close_connection()
+
+    def _remember(self, operations: list[Operation], results: Sequence[Any] | None) -> None:
+        self._unknown.append(_Unknown(Mark(self.owner, self._number), operations, results))
+
+    def _look_for_unknown(self, *, final: bool) -> None:
+        if monotonic() >= self._shut_until:
+            self._trouble = None
+        try:
+            self._ready_connection()
+        except Exception as error:
+            if final:
+                # Shutting down: whoever waits is told that nobody knows.
+                unknown, self._unknown = self._unknown, []
+                for one in unknown:
+                    _fail(one.operations, OutcomeUnknown(str(error)))
+
+    def _settle_unknown(self, connection: Connection) -> None:
+        while self._unknown:
+            one = self._unknown[0]
+            committed = self._engine.was_committed(connection, one.mark)
+            log.warning("store.commit_looked_up", transaction=one.mark.number, committed=committed)
+            if committed:
+                self.commits += 1
+                _succeed(one.operations, one.results or [None] * len(one.operations))
+            elif committed is None:
+                _fail(one.operations, OutcomeUnknown("the database was lost on COMMIT; look before you try again"))
+            else:
+                _fail(one.operations, StoreUnavailable("the database was lost before the transaction committed"))
+            del self._unknown[0]
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -203,22 +284,28 @@ class Writer:
             log.error("store.close_failed", error=str(error))
 
 
-def _trouble(operations: list[_Operation]) -> StoreUnavailable | None:
-    """What the database said when it took none of these."""
-    errors = (operation.error for operation in operations)
-    return next((error for error in errors if isinstance(error, StoreUnavailable)), None)
+def _succeed(operations: Sequence[Operation], results: Sequence[Any]) -> None:
+    for operation, result in zip(operations, results, strict=True):
+        operation.result = result
+    _resolve(operations)
 
 
-def _resolve(group: list[_Operation]) -> None:
+def _fail(operations: Sequence[Operation], error: BaseException) -> None:
+    for operation in operations:
+        operation.error = error
+    _resolve(operations)
+
+
+def _resolve(operations: Sequence[Operation]) -> None:
     """Resolves all futures of one loop in one wake-up."""
-    loops = {operation.loop for operation in group}
+    loops = {operation.loop for operation in operations}
     for loop in loops:
-        mine = [operation for operation in group if operation.loop is loop]
+        mine = [operation for operation in operations if operation.loop is loop]
         if not loop.is_closed():
             loop.call_soon_threadsafe(_settle, mine)
 
 
-def _settle(operations: list[_Operation]) -> None:
+def _settle(operations: list[Operation]) -> None:
     for operation in operations:
         if operation.future.done():
             continue

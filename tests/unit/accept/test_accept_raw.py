@@ -19,8 +19,8 @@ from sendkit_server.model.refusal import SHUTTING_DOWN, Refusal
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
+async def api(tmp_path: Path, database_url: str | None) -> AsyncIterator[Api]:
+    async with running_api(tmp_path, database_url) as running:
         yield running
 
 
@@ -111,6 +111,7 @@ async def test_a_closed_door_and_a_key_that_may_not_send_refuse(api: Api) -> Non
     assert (await api.send()).status == 503
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_store_that_cannot_commit_is_451_and_503_and_the_door_goes_on(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

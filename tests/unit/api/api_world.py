@@ -149,9 +149,9 @@ MAIL = {"from": "hello@sender.test", "to": "ann@there.test", "subject": "Hello",
 
 
 @asynccontextmanager
-async def running_api(data_dir: Path, **settings: Any) -> AsyncIterator[Api]:
+async def running_api(data_dir: Path, database_url: str | None, **settings: Any) -> AsyncIterator[Api]:
     """An Api on a fresh store."""
-    store = open_store(data_dir, "secret", "tests")
+    store = open_store(data_dir, "secret", "tests", database_url)
     store.start(NOW)
     metrics = Metrics()
     handover = Noted()

@@ -14,6 +14,6 @@ from api_world import Api, running_api
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
+async def api(tmp_path: Path, database_url: str | None) -> AsyncIterator[Api]:
+    async with running_api(tmp_path, database_url) as running:
         yield running

@@ -208,8 +208,8 @@ async def test_more_than_fifty_recipients_are_refused_and_fifty_are_not(api: Api
     assert "50" in (await api.send(to=many[:49], cc=many[49:])).json["message"]
 
 
-async def test_an_email_over_the_limit_names_the_limit(tmp_path: Path) -> None:
-    async with running_api(tmp_path, max_message_bytes=20_000) as api:
+async def test_an_email_over_the_limit_names_the_limit(tmp_path: Path, database_url: str | None) -> None:
+    async with running_api(tmp_path, database_url, max_message_bytes=20_000) as api:
         answer = await api.send(text="x" * 30_000)
         assert (answer.status, answer.json["message"]) == (422, "The email is too large: the limit is 20000 bytes.")
         # Plain text is sent as it is: the estimate says more, the truth fits.

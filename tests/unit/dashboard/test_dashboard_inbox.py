@@ -41,8 +41,8 @@ Content-Disposition: attachment; filename="{EVIL.replace('"', "'")}.html"
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = open_store(tmp_path, "s", "tests")
+async def store(tmp_path: Path, database_url: str | None) -> AsyncIterator[Store]:
+    opened = open_store(tmp_path, "s", "tests", database_url)
     opened.start(1)
     yield opened
     opened.close()

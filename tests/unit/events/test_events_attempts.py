@@ -105,9 +105,9 @@ def test_outcomes_must_fit_the_recipients():
 
 
 def test_what_is_handed_back_is_due_at_once_and_unchanged():
-    done = handed_back(job(Status.QUEUED, Status.DELAYED, attempts=1), NOW)
-    assert [(u.status, u.attempts, u.next_attempt_at) for u in done.updates] == [
-        (Status.QUEUED, 1, NOW),
-        (Status.DELAYED, 1, NOW),
+    done = handed_back(job(Status.QUEUED, Status.DELAYED, attempts=1), NOW, "Why.")
+    assert [(u.status, u.attempts, u.explanation, u.next_attempt_at) for u in done.updates] == [
+        (Status.QUEUED, 1, "Why.", NOW),
+        (Status.DELAYED, 1, "Why.", NOW),
     ]
     assert done.events == ()

@@ -6,5 +6,5 @@ from sendkit_server.store.schema import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, compare_type=True)
-with context.begin_transaction():
-    context.run_migrations()
+# The transaction is migrate.py's: with its lock, and around all revisions at once.
+context.run_migrations()

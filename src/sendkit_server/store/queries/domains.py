@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, or_, select, update
 
+from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import dkim_key, domain
-
-AnyRow = Row[*tuple[Any, ...]]
 
 
 def insert_domain(connection: Connection, values: dict[str, Any], keys: Sequence[dict[str, Any]]) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from sendkit_server.model.instant import Instant
+from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import attempt, captured, domain, event, message, message_label, recipient
 
 MAX_COUNT = 10_000
 """No list is counted beyond this; `meta.total` is then a lower bound."""
-
-AnyRow = Row[*tuple[Any, ...]]
 
 
 class EmailFilter(msgspec.Struct, frozen=True):
@@ -150,15 +148,6 @@ def find_captured(connection: Connection, team_id: int, message_id: str) -> tupl
 def clear_captured(connection: Connection, team_id: int) -> int:
     """Removes every captured mail of a team from the inbox, and says how many; the mails' own records stay."""
     return connection.execute(captured.delete().where(captured.c.team_id == team_id)).rowcount
-
-
-def remove_captured_before(connection: Connection, before: Instant, limit: int) -> int:
-    """One slice of the inbox's retention; how many were removed."""
-    old = select(captured.c.team_id, captured.c.message_id).where(captured.c.captured_at < before).limit(limit)
-    rows = connection.execute(old).all()
-    for team_id, message_id in rows:
-        connection.execute(captured.delete().where(captured.c.team_id == team_id, captured.c.message_id == message_id))
-    return len(rows)
 
 
 def _by_ids(connection: Connection, team_id: int, ids: Select[tuple[str]]) -> list[Email]:

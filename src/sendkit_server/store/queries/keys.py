@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from sendkit_server.model.instant import Instant
+from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import api_key, team
-
-AnyRow = Row[*tuple[Any, ...]]
 
 
 def team_id(connection: Connection, name: str) -> int | None:

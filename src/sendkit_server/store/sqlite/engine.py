@@ -7,20 +7,24 @@ WAL and synchronous=FULL on every connection: a commit is on the disk when it re
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
+from sendkit_server.model.instant import Instant
+from sendkit_server.store.engine import Group, Mark
 from sendkit_server.store.errors import StoreError, StoreFull, StoreUnavailable
+from sendkit_server.store.migrate import migrate_sqlite
 from sendkit_server.store.sqlite import hot
 
 CHECKPOINT_PAGES = 4000
 READERS = 4
 
+T = TypeVar("T")
 HotOperation = Callable[[sqlite3.Connection, list[Any]], list[Any]]
 _HOT: dict[str, HotOperation] = {
     "accept": hot.accept_many,
@@ -30,7 +34,9 @@ _HOT: dict[str, HotOperation] = {
 
 
 class SqliteEngine:
-    """Implements writer.Engine for one database file."""
+    """Implements engine.Engine for one database file."""
+
+    exclusive = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,21 +45,34 @@ class SqliteEngine:
             "sqlite://", creator=self._connect_reader, poolclass=QueuePool, pool_size=READERS, max_overflow=0
         )
 
+    def migrate(self, then: Callable[[Connection], None]) -> None:
+        """After a copy, in one transaction."""
+        with self.open_writer() as connection:
+            migrate_sqlite(connection, self.path, then)
+
     def open_writer(self) -> Connection:
         """A writing connection; the writer thread is its only user, though it may be opened elsewhere."""
         return self._writing.connect()
 
     # On the raw driver connection: of a group's time SQLAlchemy's way to it would be a good part.
 
-    def begin(self, connection: Connection) -> None:
+    def transact(self, connection: Connection, groups: Sequence[Group], mark: Mark) -> list[list[Any]]:
         """Takes the write lock at once, so that a transaction cannot fail half-way for want of it."""
-        _raw(connection).execute("BEGIN IMMEDIATE")
+        raw = _raw(connection)
+        raw.execute("BEGIN IMMEDIATE")
+        results = [_HOT[kind](raw, values) for kind, values in groups]
+        raw.execute("COMMIT")
+        return results
 
-    def commit(self, connection: Connection) -> None:
-        """Durable once it returns."""
-        _raw(connection).execute("COMMIT")
+    def run(self, connection: Connection, function: Callable[[Connection], T], mark: Mark) -> T:
+        """Runs a management function."""
+        raw = _raw(connection)
+        raw.execute("BEGIN IMMEDIATE")
+        result = function(connection)
+        raw.execute("COMMIT")
         if connection.in_transaction():
             connection.commit()
+        return result
 
     def rollback(self, connection: Connection) -> None:
         """Undoes the transaction."""
@@ -63,9 +82,32 @@ class SqliteEngine:
         if connection.in_transaction():
             connection.rollback()
 
-    def apply(self, connection: Connection, kind: str, values: list[Any]) -> list[Any]:
-        """Applies one kind of hot operation."""
-        return _HOT[kind](_raw(connection), values)
+    def was_committed(self, connection: Connection, mark: Mark) -> bool | None:
+        """Never asked: there is no connection between us and the file that could be lost."""
+        return False
+
+    def now(self, connection: Connection) -> Instant | None:
+        """The database has no clock but this machine's."""
+        return None
+
+    def wake(self, connection: Connection) -> None:
+        """Nothing: there are no others."""
+
+    def listen(self, wake: Callable[[], None]) -> Callable[[], None] | None:
+        """There are no others."""
+        return None
+
+    def maintain(self, now: Instant) -> None:
+        """Nothing: there are no partitions."""
+
+    def drop_before(self, connection: Connection, table: str, before: Instant) -> list[str]:
+        """Nothing: there are no partitions."""
+        return []
+
+    def log_bytes(self) -> int:
+        """Size of the WAL."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        return wal.stat().st_size if wal.exists() else 0
 
     def translated(self, error: Exception) -> StoreError | None:
         """Operational errors (disk, lock, I/O) are the database's; constraint and programming errors are not."""

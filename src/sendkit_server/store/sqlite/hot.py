@@ -8,7 +8,7 @@ happens depends on the machine (benchmarks/README.md). Nothing here decides anyt
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import chain
@@ -79,15 +79,13 @@ _TAKE = (
 )
 _LOAD = (
     "SELECT id, content_id, door, key_id, from_mailbox, to_mailboxes, cc_mailboxes, subject, message_id, created_at,"
-    " domain_id, capture, protocol, size_bytes, team_id FROM (VALUES {rows}) AS wanted"
+    " domain_id, capture, protocol, size_bytes, recipient_count, team_id FROM (VALUES {rows}) AS wanted"
     " CROSS JOIN message WHERE team_id = wanted.column1 AND id = wanted.column2"
 )
 _BODY = (
     "SELECT team_id, id, body FROM (VALUES {rows}) AS wanted"
     " CROSS JOIN content WHERE team_id = wanted.column1 AND id = wanted.column2"
 )
-
-Key = tuple[int, str]  # team and public id
 
 
 def claim_many(connection: sqlite3.Connection, claims: list[Claim]) -> list[list[Job]]:
@@ -96,7 +94,7 @@ def claim_many(connection: sqlite3.Connection, claims: list[Claim]) -> list[list
 
 
 def _claim(connection: sqlite3.Connection, claim: Claim) -> list[Job]:
-    taken: list[tuple[Any, ...]] = []
+    taken: list[rows.Taken] = []
     # Round the sites from where the last claim stopped: each step is one index seek, whatever waits behind the sites.
     site, wrapped = claim.after_site, False
     for _ in range(claim.max_sites):
@@ -114,40 +112,24 @@ def _claim(connection: sqlite3.Connection, claim: Claim) -> list[Job]:
         if earliest > claim.now or site in claim.exclude_sites:
             continue
         room = min(claim.per_site, claim.limit - len(taken))
-        taken += connection.execute(_TAKE, (claim.owner, site, claim.now, room)).fetchall()
-    return _jobs(connection, taken, claim.body_bytes)
+        found = connection.execute(_TAKE, (claim.owner, site, claim.now, room))
+        taken += [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
+    return _jobs(connection, claim, taken)
 
 
-def _jobs(connection: sqlite3.Connection, taken: Iterable[tuple[Any, ...]], body_bytes: int) -> list[Job]:
-    """One job for the recipients of one message at one site with one fence; bodies while they fit into body_bytes."""
-    grouped: dict[tuple[int, str, str, int], list[tuple[Any, ...]]] = {}
-    for row in taken:
-        grouped.setdefault((row[0], row[1], row[4], row[9]), []).append(row)
-    keys: list[Key] = list(dict.fromkeys((team_id, message_id) for team_id, message_id, _, _ in grouped))
-    stored = {(row[14], row[0]): row for row in _execute(connection, _LOAD, keys)}
-    contents = _contents(connection, [stored[key] for key in keys], body_bytes)
-    jobs = []
-    for (team_id, message_id, site, fence), members in grouped.items():
-        message = rows.message_of(team_id, stored[team_id, message_id])
-        content = contents.get((team_id, message.content_id))
-        recipients = tuple(rows.recipient_of(row[2:]) for row in sorted(members, key=lambda row: row[2]))
-        jobs.append(Job(message, recipients, site, stored[team_id, message_id][13], fence, content))
-    return jobs
-
-
-def _contents(connection: sqlite3.Connection, messages: list[tuple[Any, ...]], body_bytes: int) -> dict[Key, Content]:
-    """The contents of messages (rows of _LOAD), in their order while they fit into body_bytes."""
-    wanted: dict[Key, None] = {}
-    for row in messages:
-        if row[13] <= body_bytes:
-            wanted[row[14], row[1]] = None
-            body_bytes -= row[13]
-    contents = {}
-    for team_id, content_id, body in _execute(connection, _BODY, list(wanted)):
+def _jobs(connection: sqlite3.Connection, claim: Claim, taken: Sequence[rows.Taken]) -> list[Job]:
+    keys = list(dict.fromkeys((one.team_id, one.message_id) for one in taken))
+    loaded = {
+        (row[15], row[0]): rows.StoredMessage(rows.message_of(row[15], row), row[13], row[14])
+        for row in _execute(connection, _LOAD, keys)
+    }
+    contents: dict[rows.Key, Content] = {}
+    wanted = rows.bodies_that_fit((loaded[key] for key in keys), claim.body_bytes)
+    for team_id, content_id, body in _execute(connection, _BODY, wanted):
         # A damaged body must not keep the other mails from being claimed; whoever asks for it alone is told.
         with suppress(ValueError):
             contents[team_id, content_id] = rows.content_of(body)
-    return contents
+    return rows.jobs_of(claim.owner, taken, loaded, contents)
 
 
 # `+owner` keeps SQLite from going by the index of owned recipients, which this changes, instead of by the key.
@@ -159,20 +141,15 @@ _UPDATE = (
     " AND fence = new.column13"
 )
 _ATTEMPT = (
-    "INSERT INTO attempt (team_id, message_id, route, host, address, tls, started_at, milliseconds, outcomes, transcript)"
-    " VALUES {rows}"
+    "INSERT INTO attempt (team_id, message_id, id, route, host, address, tls, started_at, milliseconds, outcomes,"
+    " transcript) VALUES {rows}"
 )
-_EVENT = "INSERT INTO event (team_id, message_id, n, type, at, detail) VALUES {rows}"
+_EVENT = "INSERT INTO event (team_id, message_id, id, n, type, at, detail) VALUES {rows}"
 _CAPTURED = "INSERT OR REPLACE INTO captured (team_id, message_id, captured_at, raw) VALUES {rows}"
-# Of a message with several recipients the status depends on all of them; it is set by _STATUS.
+# Of a message with more recipients the status depends on all of them; it is set by _STATUS.
 _MESSAGE_DONE = (
-    "UPDATE message SET status = iif(recipient_count = 1, new.column3, status),"
-    " sent_at = coalesce(sent_at, new.column4) FROM (VALUES {rows}) AS new"
-    " WHERE team_id = new.column1 AND id = new.column2"
-)
-_SEVERAL = (
-    "SELECT team_id, id FROM (VALUES {rows}) AS new"
-    " CROSS JOIN message WHERE team_id = new.column1 AND id = new.column2 AND recipient_count > 1"
+    "UPDATE message SET status = coalesce(new.column3, status), sent_at = coalesce(sent_at, new.column4)"
+    " FROM (VALUES {rows}) AS new WHERE team_id = new.column1 AND id = new.column2"
 )
 _STATUSES = "SELECT status FROM recipient WHERE team_id = ? AND message_id = ?"
 _STATUS = "UPDATE message SET status = ? WHERE team_id = ? AND id = ?"
@@ -182,62 +159,44 @@ class NotAllOwned(Exception):
     """Some completion of a group is not this node's any more; told one by one, each learns whether it was that one."""
 
 
-def complete_many(connection: sqlite3.Connection, written: list[tuple[int, Completion]]) -> list[bool]:
-    """Writes what tries came to. True for each that this node still owned; of the others nothing is written.
-
-    written: (owner, completion).
-    """
+def complete_many(connection: sqlite3.Connection, completions: list[Completion]) -> list[bool]:
+    """Writes what tries came to. True for each that this node still owned; of the others nothing is written."""
     owned: list[bool] = []
-    for batch in _without_repetition(written):
+    for batch in rows.without_repetition(completions):
         owned += _update_recipients(connection, batch)
-    completions = [completion for (_, completion), mine in zip(written, owned, strict=True) if mine]
-    _execute(connection, _ATTEMPT, [rows.attempt_row(c) for c in completions if c.attempt is not None])
-    _execute(connection, _EVENT, [row for c in completions for row in rows.event_rows(c)])
-    _execute(connection, _CAPTURED, [rows.captured_row(c) for c in completions if c.captured is not None])
-    _update_messages(connection, completions)
+    written = [completion for completion, mine in zip(completions, owned, strict=True) if mine]
+    _execute(connection, _ATTEMPT, [rows.attempt_row(one) for one in written if one.attempt is not None])
+    _execute(connection, _EVENT, [row for one in written for row in rows.event_rows(one)])
+    _execute(connection, _CAPTURED, [rows.captured_row(one) for one in written if one.captured is not None])
+    _update_messages(connection, written)
     return owned
 
 
-def _without_repetition(written: list[tuple[int, Completion]]) -> Iterable[list[tuple[int, Completion]]]:
-    """In order, in batches that name no recipient twice: of two rows for one, UPDATE … FROM would take either."""
-    seen: set[tuple[int, str, int]] = set()
-    batch: list[tuple[int, Completion]] = []
-    for one in written:
-        message = one[1].job.message
-        recipients = [(message.team_id, message.id, update.n) for update in one[1].updates]
-        if not seen.isdisjoint(recipients):
-            yield batch
-            seen, batch = set(), []
-        seen.update(recipients)
-        batch.append(one)
-    yield batch
-
-
-def _update_recipients(connection: sqlite3.Connection, written: list[tuple[int, Completion]]) -> list[bool]:
+def _update_recipients(connection: sqlite3.Connection, completions: list[Completion]) -> list[bool]:
     """NotAllOwned, unless all or (of a single completion) none is."""
-    values = [row for owner, completion in written for row in rows.update_rows(owner, completion)]
+    values = [row for completion in completions for row in rows.update_rows(completion)]
     before = connection.total_changes
     _execute(connection, _UPDATE, values)
     changed = connection.total_changes - before
     if changed == len(values):
-        return [True] * len(written)
-    if len(written) > 1:
+        return [True] * len(completions)
+    if len(completions) > 1:
         raise NotAllOwned
     if changed:
         # Recipients of one job change hands together; half of it is a fault worth failing loudly for.
-        raise RuntimeError(f"{written[0][1].job.message.id}: only a part of the recipients is still owned")
+        raise RuntimeError(f"{completions[0].job.message.id}: only a part of the recipients is still owned")
     return [False]
 
 
 def _update_messages(connection: sqlite3.Connection, completions: list[Completion]) -> None:
-    changed: dict[Key, rows.Row] = {}
+    changed: dict[rows.Key, rows.Row] = {}
     for completion in completions:
-        key = completion.job.message.team_id, completion.job.message.id
-        sent = next((event.at for event in completion.events if event.type == Status.SENT), None)
-        if key in changed and changed[key][3] is not None:
-            sent = changed[key][3]
-        changed[key] = (*key, completion.updates[-1].status, sent)
+        team_id, message_id, status, sent_at = rows.message_row(completion)
+        before = changed.get((team_id, message_id))
+        sent_at = before[3] if before and before[3] is not None else sent_at
+        changed[team_id, message_id] = team_id, message_id, status, sent_at
     _execute(connection, _MESSAGE_DONE, list(changed.values()))
-    for team_id, message_id in _execute(connection, _SEVERAL, list(changed)):
+    shared = (one.job.message for one in completions if one.job.shared)
+    for team_id, message_id in dict.fromkeys((message.team_id, message.id) for message in shared):
         found = connection.execute(_STATUSES, (team_id, message_id)).fetchall()
         connection.execute(_STATUS, (message_status([Status(row[0]) for row in found]), team_id, message_id))

@@ -1,0 +1,81 @@
+"""Removes what is old enough: each kind after its own time, never what a waiting mail still needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from sendkit_server.model.instant import Instant
+from sendkit_server.store.queries import retention as queries
+from sendkit_server.store.store import Store
+
+log = structlog.get_logger("retention")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """How long each kind is kept, in milliseconds."""
+
+    captured: int
+    bodies: int
+    transcripts: int
+    events: int
+
+    @classmethod
+    def of(cls, settings: Any) -> Kept:
+        """From the settings of these names."""
+        return cls(
+            settings.capture_retention,
+            settings.body_retention,
+            settings.transcript_retention,
+            settings.event_retention,
+        )
+
+
+async def expire(store: Store, kept: Kept, now: Instant) -> int:
+    """Removes everything that is older than its time, in slices, so that no accept waits for it; how many rows.
+
+    Whole partitions are dropped first, where there are any.
+    """
+    removed = 0
+    for table, kept_ms in (
+        ("captured", kept.captured),
+        ("content", kept.bodies),
+        ("attempt", kept.transcripts),
+        ("event", kept.events),
+        ("message_label", kept.events),
+        ("recipient", kept.events),
+        ("message", kept.events),
+    ):
+        before = now - kept_ms
+        dropped = await store.write_quietly(_dropping(store, table, before))
+        if dropped:
+            log.info("retention.partitions_dropped", partitions=dropped)
+        removed += await _remove(store, table, before)
+    return removed
+
+
+def _dropping(store: Store, table: str, before: Instant) -> Callable[[Connection], list[str]]:
+    return lambda connection: store.engine.drop_before(connection, table, before)
+
+
+async def _remove(store: Store, table: str, before: Instant) -> int:
+    removed = 0
+    for team_id in await store.read(queries.team_ids):
+        after = ""
+        while True:
+            step = await store.write_quietly(_removing(table, team_id, before, after))
+            removed += step.removed
+            if step.last is None:
+                break
+            after = step.last
+    if removed:
+        log.info("retention.rows_removed", table=table, rows=removed)
+    return removed
+
+
+def _removing(table: str, team_id: int, before: Instant, after: str) -> Callable[[Connection], queries.Step]:
+    return lambda connection: queries.remove_slice(connection, table, team_id, before, after)

@@ -1,0 +1,301 @@
+"""The hot operations on PostgreSQL: accept, claim, complete. Each takes all waiting values of its kind at once.
+
+A group is one statement with its rows as one JSON document, and its bytes as one string that the statement cuts up: of
+all ways to hand many rows over, that costs this process least (docs/decisions/0009). The statements of a transaction go
+out together (pipeline mode), so an operation returns a function that reads its results once they are there.
+
+Nothing here decides anything; the rows come ready from `rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, LiteralString
+
+import msgspec
+from psycopg import Connection
+
+from sendkit_server.model.mail import Content
+from sendkit_server.model.status import MESSAGE_PRECEDENCE
+from sendkit_server.store import rows
+from sendkit_server.store.values import Claim, Completion, Job, NewMail
+
+Raw = Connection[tuple[Any, ...]]
+Results = Callable[[], list[Any]]
+
+WAKE_CHANNEL = "sendkit_due"
+MAX_BLOB_BYTES = 16 * 1024 * 1024  # of bodies in one statement
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _json(columns: Sequence[str], found: Iterable[rows.Row]) -> str:
+    return _encode([dict(zip(columns, row, strict=True)) for row in found]).decode()
+
+
+_CONTENT = ("team_id", "id", "size_bytes", "at", "length")
+_MESSAGE = (
+    "team_id", "id", "parent_id", "content_id", "door", "key_id", "domain_id", "capture", "protocol", "from_mailbox",
+    "to_mailboxes", "cc_mailboxes", "subject", "message_id", "tags", "metadata", "stream", "status", "recipient_count",
+    "size_bytes", "created_at",
+)  # fmt: skip
+_RECIPIENT = (
+    "team_id", "message_id", "n", "local", "site", "name", "matching", "role", "status", "attempts", "next_attempt_at",
+    "owner", "fence", "updated_at",
+)  # fmt: skip
+_LABEL = ("team_id", "kind", "name", "value", "message_id")
+
+_ACCEPT: LiteralString = """
+WITH new_content AS (
+    INSERT INTO content (team_id, id, size_bytes, body)
+    SELECT team_id, id, size_bytes, substring(%b::bytea FROM at FOR length)
+    FROM json_to_recordset(%s::json) AS x(team_id bigint, id text, size_bytes bigint, at int, length int)
+), new_message AS (
+    INSERT INTO message (team_id, id, parent_id, content_id, door, key_id, domain_id, capture, protocol, from_mailbox,
+        to_mailboxes, cc_mailboxes, subject, message_id, tags, metadata, stream, status, recipient_count, size_bytes,
+        created_at)
+    SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, id text, parent_id text, content_id text, door text,
+        key_id text, domain_id text, capture boolean, protocol text, from_mailbox text, to_mailboxes text,
+        cc_mailboxes text, subject text, message_id text, tags text, metadata text, stream text, status text,
+        recipient_count int, size_bytes bigint, created_at bigint)
+), new_recipient AS (
+    INSERT INTO recipient (team_id, message_id, n, local, site, name, matching, role, status, attempts, next_attempt_at,
+        owner, fence, updated_at)
+    SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, message_id text, n int, local text, site text,
+        name text, matching text, role text, status text, attempts int, next_attempt_at bigint, owner bigint, fence int,
+        updated_at bigint)
+)
+INSERT INTO message_label (team_id, kind, name, value, message_id)
+SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, kind text, name text, value text, message_id text)
+ON CONFLICT DO NOTHING
+"""
+
+
+def accept_many(connection: Raw, mails: list[NewMail]) -> Results:
+    """Stores each mail's content, messages, recipients and labels; wakes the others when something is left to them."""
+    unowned = False
+    for part in _by_size(mails):
+        contents = [rows.content_row(mail) for mail in part]
+        recipients = [row for mail in part for row in rows.recipient_rows(mail)]
+        blob, cuts = _joined([row[3] for row in contents])
+        connection.execute(
+            _ACCEPT,
+            (
+                blob,
+                _json(_CONTENT, ((*row[:3], *cut) for row, cut in zip(contents, cuts, strict=True))),
+                _json(_MESSAGE, (row for mail in part for row in rows.message_rows(mail))),
+                _json(_RECIPIENT, recipients),
+                _json(_LABEL, (row for mail in part for row in rows.label_rows(mail))),
+            ),
+        )
+        unowned = unowned or any(row[11] is None for row in recipients)
+    if unowned:
+        wake(connection)
+    return lambda: [None] * len(mails)
+
+
+def wake(connection: Raw) -> None:
+    """Tells every node, once this transaction has committed, that something may be due."""
+    connection.execute("SELECT pg_notify(%s, '')", (WAKE_CHANNEL,))
+
+
+def _by_size(mails: list[NewMail]) -> Iterator[list[NewMail]]:
+    """In parts whose contents are about MAX_BLOB_BYTES at most: a statement's parameters are held in memory thrice."""
+    part: list[NewMail] = []
+    size = 0
+    for mail in mails:
+        if part and size + mail.size_bytes > MAX_BLOB_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(mail)
+        size += mail.size_bytes
+    yield part
+
+
+def _joined(parts: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
+    """All bytes in one, and where each part lies (from 1, as SQL counts) and how long it is."""
+    cuts = []
+    at = 1
+    for part in parts:
+        cuts.append((at, len(part)))
+        at += len(part)
+    return b"".join(parts), cuts
+
+
+# Round the sites, one index seek each, whatever waits behind them; of each the rows that no other node is taking.
+_CLAIM: LiteralString = """
+WITH RECURSIVE site_after AS (
+    (SELECT site FROM recipient WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > %(after)s
+        ORDER BY site LIMIT 1)
+    UNION ALL
+    SELECT (SELECT site FROM recipient WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > site_after.site
+        ORDER BY site LIMIT 1)
+    FROM site_after WHERE site_after.site IS NOT NULL
+), due AS (
+    SELECT waiting.* FROM (
+        SELECT site FROM site_after WHERE site IS NOT NULL AND (%(until)s::text IS NULL OR site <= %(until)s)
+        LIMIT %(max_sites)s
+    ) AS round CROSS JOIN LATERAL (
+        SELECT team_id, message_id, n FROM recipient
+        WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND recipient.site = round.site
+            AND next_attempt_at <= %(now)s AND NOT round.site = ANY(%(excluded)s)
+        ORDER BY next_attempt_at LIMIT %(per_site)s FOR UPDATE SKIP LOCKED
+    ) AS waiting LIMIT %(limit)s
+)
+UPDATE recipient AS r SET owner = %(owner)s, fence = r.fence + 1
+FROM due JOIN message AS m ON m.team_id = due.team_id AND m.id = due.message_id
+WHERE r.team_id = due.team_id AND r.message_id = due.message_id AND r.n = due.n
+RETURNING r.team_id, r.message_id, r.n, r.local, r.site, r.name, r.role, r.status, r.attempts, r.fence,
+    m.id, m.content_id, m.door, m.key_id, m.from_mailbox, m.to_mailboxes, m.cc_mailboxes, m.subject, m.message_id,
+    m.created_at, m.domain_id, m.capture, m.protocol, m.size_bytes, m.recipient_count
+"""
+_MESSAGE_AT = 10  # where the message's columns begin
+_BODY: LiteralString = """
+SELECT content.team_id, content.id, content.body
+FROM json_to_recordset(%s::json) AS wanted(team_id bigint, id text)
+JOIN content ON content.team_id = wanted.team_id AND content.id = wanted.id
+"""
+
+
+def claim_many(connection: Raw, claims: list[Claim]) -> Results:
+    """Takes due recipients for this node, site by site, so that no site's backlog hides another's mail."""
+    jobs = [_claim(connection, claim) for claim in claims]
+    return lambda: jobs
+
+
+def _claim(connection: Raw, claim: Claim) -> list[Job]:
+    found = _take(connection, claim, claim.after_site, None, claim.limit)
+    if claim.after_site and len(found) < claim.limit:
+        found += _take(connection, claim, "", claim.after_site, claim.limit - len(found))
+    taken = [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
+    # In the order of the round, so that the next claim goes on behind the last site.
+    taken.sort(key=lambda one: (one.site <= claim.after_site, one.site))
+    messages: dict[rows.Key, rows.StoredMessage] = {}
+    for row in found:
+        if (row[0], row[1]) not in messages:
+            message = rows.message_of(row[0], row[_MESSAGE_AT:])
+            messages[row[0], row[1]] = rows.StoredMessage(message, row[-2], row[-1])
+    in_order = [messages[key] for key in dict.fromkeys((one.team_id, one.message_id) for one in taken)]
+    contents: dict[rows.Key, Content] = {}
+    wanted = rows.bodies_that_fit(in_order, claim.body_bytes)
+    if wanted:
+        for team_id, content_id, body in connection.execute(_BODY, (_json(("team_id", "id"), wanted),), binary=True):
+            # A damaged body must not keep the other mails from being claimed; whoever asks for it alone is told.
+            with suppress(ValueError):
+                contents[team_id, content_id] = rows.content_of(body)
+    return rows.jobs_of(claim.owner, taken, messages, contents)
+
+
+def _take(connection: Raw, claim: Claim, after: str, until: str | None, limit: int) -> list[tuple[Any, ...]]:
+    wanted = {
+        "after": after,
+        "until": until,
+        "now": claim.now,
+        "excluded": list(claim.exclude_sites),
+        "per_site": claim.per_site,
+        "limit": limit,
+        "owner": claim.owner,
+        "max_sites": claim.max_sites,
+    }
+    return connection.execute(_CLAIM, wanted).fetchall()
+
+
+_UPDATE = (
+    "job", "status", "attempts", "reason", "explanation", "code", "enhanced", "next_attempt_at", "at", "team_id",
+    "message_id", "n", "owner", "fence",
+)  # fmt: skip
+_ATTEMPT = (
+    "job", "team_id", "message_id", "id", "route", "host", "address", "tls", "started_at", "milliseconds", "outcomes",
+    "transcript",
+)  # fmt: skip
+_EVENT = ("job", "team_id", "message_id", "id", "n", "type", "at", "detail")
+_CAPTURED = ("job", "team_id", "message_id", "captured_at", "at", "length")
+_DONE = ("job", "team_id", "id", "status", "sent_at")
+
+_COMPLETE: LiteralString = """
+WITH changed AS (
+    UPDATE recipient AS r SET status = x.status, attempts = x.attempts, reason = x.reason, explanation = x.explanation,
+        code = x.code, enhanced = x.enhanced, next_attempt_at = x.next_attempt_at, owner = NULL, updated_at = x.at
+    FROM json_to_recordset(%s::json) AS x(job int, status text, attempts int, reason text, explanation text, code int,
+        enhanced text, next_attempt_at bigint, at bigint, team_id bigint, message_id text, n int, owner bigint, fence int)
+    WHERE r.team_id = x.team_id AND r.message_id = x.message_id AND r.n = x.n AND r.owner = x.owner AND r.fence = x.fence
+    RETURNING x.job
+), mine AS (
+    SELECT DISTINCT job FROM changed
+), new_attempt AS (
+    INSERT INTO attempt (team_id, message_id, id, route, host, address, tls, started_at, milliseconds, outcomes,
+        transcript)
+    SELECT team_id, message_id, id, route, host, address, tls, started_at, milliseconds, outcomes, transcript
+    FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, message_id text, id bigint, route text, host text,
+        address text, tls text, started_at bigint, milliseconds int, outcomes text, transcript text)
+    WHERE job IN (SELECT job FROM mine)
+), new_event AS (
+    INSERT INTO event (team_id, message_id, id, n, type, at, detail)
+    SELECT team_id, message_id, id, n, type, at, detail
+    FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, message_id text, id bigint, n int, type text,
+        at bigint, detail text)
+    WHERE job IN (SELECT job FROM mine)
+), new_captured AS (
+    INSERT INTO captured (team_id, message_id, captured_at, raw)
+    SELECT DISTINCT ON (team_id, message_id) team_id, message_id, captured_at, substring(%b::bytea FROM at FOR length)
+    FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, message_id text, captured_at bigint, at int, length int)
+    WHERE job IN (SELECT job FROM mine)
+    ON CONFLICT (team_id, message_id) DO UPDATE SET captured_at = excluded.captured_at, raw = excluded.raw
+), done AS (
+    UPDATE message AS m SET status = coalesce(x.status, m.status), sent_at = coalesce(m.sent_at, x.sent_at)
+    FROM (
+        SELECT team_id, id, max(status) AS status, min(sent_at) AS sent_at
+        FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, id text, status text, sent_at bigint)
+        WHERE job IN (SELECT job FROM mine) GROUP BY team_id, id
+    ) AS x
+    WHERE m.team_id = x.team_id AND m.id = x.id
+)
+SELECT job FROM mine
+"""
+# After _COMPLETE has locked the message: another node may be at its other recipients, and whoever is second sees both.
+_SHARED: LiteralString = """
+UPDATE message AS m SET status = x.status
+FROM (
+    SELECT k.team_id, k.id, (%(precedence)s::text[])[min(array_position(%(precedence)s::text[], r.status))] AS status
+    FROM json_to_recordset(%(keys)s::json) AS k(team_id bigint, id text)
+    JOIN recipient AS r ON r.team_id = k.team_id AND r.message_id = k.id
+    GROUP BY k.team_id, k.id
+) AS x
+WHERE m.team_id = x.team_id AND m.id = x.id
+"""
+_PRECEDENCE = [status.value for status in MESSAGE_PRECEDENCE]
+
+
+def complete_many(connection: Raw, completions: list[Completion]) -> Results:
+    """Writes what tries came to. True for each that this node still owned; of the others nothing is written."""
+    results = [_complete(connection, batch) for batch in rows.without_repetition(completions)]
+    return lambda: [owned for each in results for owned in each()]
+
+
+def _complete(connection: Raw, completions: Sequence[Completion]) -> Results:
+    numbered = list(enumerate(completions))
+    captured = [(n, rows.captured_row(one)) for n, one in numbered if one.captured is not None]
+    blob, cuts = _joined([row[3] for _, row in captured])
+    cursor = connection.execute(
+        _COMPLETE,
+        (
+            _json(_UPDATE, ((n, *row) for n, one in numbered for row in rows.update_rows(one))),
+            _json(_ATTEMPT, ((n, *rows.attempt_row(one)) for n, one in numbered if one.attempt is not None)),
+            _json(_EVENT, ((n, *row) for n, one in numbered for row in rows.event_rows(one))),
+            blob,
+            _json(_CAPTURED, ((n, *row[:3], *cut) for (n, row), cut in zip(captured, cuts, strict=True))),
+            _json(_DONE, ((n, *rows.message_row(one)) for n, one in numbered)),
+        ),
+    )
+    shared = {(one.job.message.team_id, one.job.message.id): None for one in completions if one.job.shared}
+    if shared:
+        connection.execute(_SHARED, {"precedence": _PRECEDENCE, "keys": _json(("team_id", "id"), shared)})
+    if any(update.next_attempt_at == one.at for one in completions for update in one.updates):
+        wake(connection)
+
+    def owned() -> list[bool]:
+        mine = {job for (job,) in cursor.fetchall()}
+        return [n in mine for n in range(len(completions))]
+
+    return owned

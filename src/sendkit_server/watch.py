@@ -1,0 +1,171 @@
+"""What a running server looks after by itself: disk, clock, certificates, last-used times, retention, outgoing port 25."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from sendkit_server.accept import Acceptor
+from sendkit_server.config import Settings
+from sendkit_server.deliver.deliverer import Deliverer
+from sendkit_server.deliver.probe import ProbeResult
+from sendkit_server.deliver.route import Direct, Route
+from sendkit_server.manage import retention
+from sendkit_server.model import refusal
+from sendkit_server.model.clock import SteadyClock
+from sendkit_server.model.instant import DAY_MS, MINUTE_MS, Instant
+from sendkit_server.model.mail import ApiKey, Warning_
+from sendkit_server.net.tls_server import ServerTls
+from sendkit_server.store.errors import StoreError
+from sendkit_server.store.queries import keys as key_queries
+from sendkit_server.store.store import Store
+
+WATCH_S = 5.0
+JUMP_MS = 10 * MINUTE_MS  # which takes two hours to follow
+PROBE_AGAIN_S = 60.0
+RETENTION_MS = 10 * MINUTE_MS
+
+PORT_25_BLOCKED = Warning_(
+    "port_25_blocked",
+    "This server cannot connect to port 25 of other mail servers, so nothing is being delivered directly.",
+    "Ask the hosting provider to open outgoing port 25, or set SENDKIT_ROUTE to a relay: "
+    "smarthost://user:password@relay.example:587",
+)
+CLOCK_JUMPED = Warning_(
+    "clock_jumped",
+    "The system's clock was set while this server ran: mail keeps to its plan, and this server to its own time.",
+    "Restart it once the system's clock is right.",
+)
+
+log = structlog.get_logger("app")
+
+
+class Watch:
+    """Every few seconds. What it finds wrong it logs once, and tells as long as it lasts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        acceptor: Acceptor,
+        clock: SteadyClock,
+        tls: Callable[[], ServerTls | None],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._acceptor = acceptor
+        self._clock = clock
+        self._tls = tls
+        self._data_dir: Path = settings.data_dir
+        self._used_keys: dict[tuple[int, str], Instant] = {}
+        self._clock_jumped = False
+        self._retention_due: Instant = 0
+        self._maintenance_due: Instant = clock.now() + DAY_MS  # the store did it when it started
+
+    def warnings(self) -> list[Warning_]:
+        """What an operator should mend."""
+        found = []
+        if self._acceptor.closed is refusal.DISK_FULL:
+            found.append(
+                Warning_(
+                    "disk_full",
+                    "There is less free disk than SENDKIT_MIN_FREE_DISK: mail is refused, delivery goes on.",
+                    f"Free space at {self._data_dir}.",
+                )
+            )
+        if self._clock_jumped:
+            found.append(CLOCK_JUMPED)
+        return found
+
+    def key_used(self, key: ApiKey) -> None:
+        """Written with the next round."""
+        self._used_keys[key.team_id, key.id] = self._clock.now()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            try:
+                self._look_at_disk()
+                self._look_at_clock()
+                tls = self._tls()
+                if tls is not None:
+                    tls.reload_if_changed()
+                await self._write_used_keys()
+                await self._expire()
+            except StoreError as error:
+                log.warning("watch.store_unavailable", error=str(error))
+            await asyncio.sleep(WATCH_S)
+
+    def _look_at_disk(self) -> None:
+        if not self._store.engine.exclusive:
+            return  # the database is somewhere else, and refuses by itself
+        free = self._store.free_disk_bytes()
+        short = free < self._settings.min_free_disk
+        if short and self._acceptor.closed is None:
+            self._acceptor.closed = refusal.DISK_FULL
+            log.error("disk.low", free_bytes=free, data_dir=str(self._data_dir))
+        elif not short and self._acceptor.closed is refusal.DISK_FULL:
+            self._acceptor.closed = None
+            log.info("disk.recovered", free_bytes=free)
+
+    def _look_at_clock(self) -> None:
+        ahead_ms = self._clock.behind_ms()
+        jumped = abs(ahead_ms) >= JUMP_MS
+        if jumped != self._clock_jumped:
+            self._clock_jumped = jumped
+            log.warning("clock.jumped" if jumped else "clock.agrees_again", ahead_ms=ahead_ms)
+
+    async def _write_used_keys(self) -> None:
+        used, self._used_keys = self._used_keys, {}
+        if used:
+            await self._store.write_quietly(lambda connection: key_queries.touch_keys(connection, used))
+
+    async def _expire(self) -> None:
+        now = self._clock.now()
+        if now >= self._maintenance_due:
+            self._maintenance_due = now + DAY_MS
+            await asyncio.to_thread(self._store.engine.maintain, now)
+        if now >= self._retention_due:
+            self._retention_due = now + RETENTION_MS
+            await retention.expire(self._store, retention.Kept.of(self._settings), now)
+
+
+class Port25Watch:
+    """Tells early what a user of a cloud otherwise learns days later: outgoing port 25 is closed."""
+
+    def __init__(self, settings: Settings, routes: tuple[Route, ...], deliverer: Deliverer) -> None:
+        self.blocked = False
+        self._deliverer = deliverer
+        self._has_left = False
+        only_direct = all(isinstance(route, Direct) for route in routes)
+        is_default = settings.sources["probe_domains"] == "default"
+        probes = only_direct and not (is_default and settings.mx_port != 25)
+        self._domains: tuple[str, ...] = settings.probe_domains if probes else ()
+
+    def mail_left(self) -> None:
+        """What left by whatever route proves that mail can leave."""
+        self._has_left, self.blocked = True, False
+
+    async def run(self) -> None:
+        """Until a mail has left."""
+        known: bool | None = True
+        while self._domains and not self._has_left:
+            result = await self._deliverer.probe(self._domains)
+            self.blocked = result.reachable is False and not self._has_left
+            if result.reachable is not known:
+                known = result.reachable
+                _tell(result)
+            await asyncio.sleep(PROBE_AGAIN_S)
+        self.blocked = False
+
+
+def _tell(result: ProbeResult) -> None:
+    if result.reachable:
+        log.info("port_25_open", tried=list(result.lines))
+    elif result.reachable is False:
+        log.warning("port_25_blocked", tried=list(result.lines), fix=PORT_25_BLOCKED.fix)
+    else:
+        log.warning("port_25_unknown", tried=list(result.lines), why="DNS named no mail host to connect to")
