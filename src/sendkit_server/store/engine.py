@@ -26,9 +26,9 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class CommitLost(OutcomeUnknown):
-    """The connection ended after COMMIT may have been sent. results: what the transaction returned, as far as known."""
+    """The connection ended after COMMIT may have been sent. results: what the transaction returned, should it be there."""
 
-    def __init__(self, words: str, results: Any = None) -> None:
+    def __init__(self, words: str, results: Any) -> None:
         super().__init__(words)
         self.results = results
 
@@ -54,6 +54,9 @@ class Engine(Protocol):
 
     def run(self, connection: Connection, function: Callable[[Connection], T], mark: Mark) -> T:
         """Runs a function in a transaction of its own; otherwise as transact."""
+
+    def read(self, function: Callable[[Connection], T]) -> T:
+        """Runs a function on a connection that cannot write, for a bounded time. In a thread of the readers' pool."""
 
     def rollback(self, connection: Connection) -> None:
         """Undoes what is begun."""

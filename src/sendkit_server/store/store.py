@@ -176,8 +176,7 @@ class Store:
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         try:
-            with self.engine.reading.connect() as connection:
-                return function(connection)
+            return self.engine.read(function)
         except Exception as error:
             translated = self.engine.translated(error)
             if translated is None:

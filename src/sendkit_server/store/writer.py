@@ -7,8 +7,8 @@ is a reply about durable data. While a commit runs the next group gathers, so th
 Only when a group raises is it rolled back and halved, until a bad value fails alone. Management functions run in
 transactions of their own between groups. A failed commit is never tried again: every future of the group gets
 StoreUnavailable and the connection is opened anew (an fsync that failed once may "succeed" the second time without the
-data being there). When the connection was lost on COMMIT nobody knows whether it happened: those futures stay open until
-the database is back and has been asked.
+data being there). When the connection was lost nobody knows whether COMMIT happened: those futures stay open until the
+database is back and has been asked. What is not there is written once more, if somebody still waits for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sendkit_server.store.errors import OutcomeUnknown, StoreError, StoreUnavail
 
 MAX_GROUP = 512
 MAX_WAITING = 20_000  # operations; only a database that hangs lets that many gather
-LOOK_AGAIN_S = 0.5  # while an outcome is unknown
+LOOK_FIRST_S, LOOK_AGAIN_S = 0.01, 0.5  # while an outcome is unknown
 REOPEN_S = 0.2  # the least time between two tries to connect
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class Operation(msgspec.Struct, eq=False):
     error: BaseException | None = None
     taken: bool = False
     given_up: bool = False
+    again: bool = False
 
 
 class _Unknown(msgspec.Struct):
@@ -54,7 +55,7 @@ class _Unknown(msgspec.Struct):
 
     mark: Mark
     operations: list[Operation]
-    results: Sequence[Any] | None
+    results: Sequence[Any]
 
 
 class Writer:
@@ -71,8 +72,10 @@ class Writer:
         self._taking = threading.Lock()
         self._number = 0
         self._unknown: list[_Unknown] = []
+        self._again: list[Operation] = []
         self._trouble: StoreUnavailable | None = None  # what the database said to this group
         self._shut_until = 0.0
+        self._look_in_s = LOOK_FIRST_S
 
     def start(self) -> None:
         """Starts the thread."""
@@ -97,9 +100,9 @@ class Writer:
     def give_up(self, operation: Operation, why: StoreUnavailable) -> bool:
         """Takes an operation back that has waited too long; False when it is at the database already."""
         with self._taking:
+            operation.given_up = True
             if operation.taken:
                 return False
-            operation.given_up = True
         if not operation.future.done():
             operation.future.set_exception(why)
         return True
@@ -123,6 +126,8 @@ class Writer:
             group, last = self._next_group()
             if self._unknown:
                 self._look_for_unknown(final=last)
+                again, self._again = self._again, []
+                self._apply(again)
             if group:
                 self._process(group)
             if last:
@@ -131,7 +136,7 @@ class Writer:
 
     def _next_group(self) -> tuple[list[Operation], bool]:
         try:
-            first = self._queue.get(timeout=LOOK_AGAIN_S if self._unknown else None)
+            first = self._queue.get(timeout=self._look_in_s if self._unknown else None)
         except queue.Empty:
             return [], False
         group = [first]
@@ -166,7 +171,7 @@ class Writer:
         try:
             results = self._transact(lambda connection, mark: self._engine.transact(connection, groups, mark))
         except CommitLost as lost:
-            self._remember(ordered, None if lost.results is None else [one for each in lost.results for one in each])
+            self._remember(ordered, [one for each in lost.results for one in each])
         except StoreError as error:
             _fail(ordered, error)
         except Exception as error:
@@ -184,7 +189,7 @@ class Writer:
         try:
             result = self._transact(lambda connection, mark: self._engine.run(connection, operation.value, mark))
         except CommitLost as lost:
-            self._remember([operation], None if lost.results is None else [lost.results])
+            self._remember([operation], [lost.results])
         except Exception as error:
             _fail([operation], error)
         else:
@@ -245,12 +250,14 @@ class Writer:
             self._connection.invalidate()
         self._close_connection()
 
-    def _remember(self, operations: list[Operation], results: Sequence[Any] | None) -> None:
+    def _remember(self, operations: list[Operation], results: Sequence[Any]) -> None:
+        self._look_in_s = LOOK_FIRST_S
         self._unknown.append(_Unknown(Mark(self.owner, self._number), operations, results))
 
     def _look_for_unknown(self, *, final: bool) -> None:
         if monotonic() >= self._shut_until:
             self._trouble = None
+        self._look_in_s = LOOK_AGAIN_S
         try:
             self._ready_connection()
         except Exception as error:
@@ -267,12 +274,21 @@ class Writer:
             log.warning("store.commit_looked_up", transaction=one.mark.number, committed=committed)
             if committed:
                 self.commits += 1
-                _succeed(one.operations, one.results or [None] * len(one.operations))
+                _succeed(one.operations, one.results)
             elif committed is None:
                 _fail(one.operations, OutcomeUnknown("the database was lost on COMMIT; look before you try again"))
             else:
-                _fail(one.operations, StoreUnavailable("the database was lost before the transaction committed"))
+                self._once_more(one.operations)
             del self._unknown[0]
+
+    def _once_more(self, operations: Sequence[Operation]) -> None:
+        """It is not there: so it may be written again, unless its client was told so and comes again itself."""
+        for operation in operations:
+            if operation.kind and not operation.again and not operation.given_up:
+                operation.again = True
+                self._again.append(operation)
+            else:
+                _fail([operation], StoreUnavailable("the database was lost before the transaction committed"))
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None

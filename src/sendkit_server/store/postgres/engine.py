@@ -8,6 +8,7 @@ settings are local, and nobody listens for notifications.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -56,6 +57,8 @@ _HOT: dict[str, HotOperation] = {
     "complete": hot.complete_many,
 }
 log = structlog.get_logger("store")
+# What psycopg logs about a connection that was lost it raises, too.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class PostgresEngine:
@@ -116,16 +119,20 @@ class PostgresEngine:
         raise AssertionError("unreachable")
 
     def _transact(self, raw: Raw, groups: Sequence[Group], mark: Mark) -> list[list[Any]]:
+        pending: list[hot.Results] = []
         try:
             with raw.pipeline():
                 _begin(raw, mark)
-                pending = [_HOT[kind](raw, values) for kind, values in groups]
+                for kind, values in groups:
+                    pending.append(_HOT[kind](raw, values))
                 raw.execute("COMMIT")
             return [each() for each in pending]
         except psycopg.Error as error:
-            if _is_lost(raw, error):
-                raise CommitLost(str(error)) from error
-            raise
+            if not _is_lost(raw, error):
+                raise
+            # All of it goes out at once, COMMIT with it; when that had not been reached there are no results, and none needed.
+            results = [_if_committed(*group, each) for group, each in zip(groups, pending, strict=False)]
+            raise CommitLost(str(error), results) from error
 
     def run(self, connection: Connection, function: Callable[[Connection], T], mark: Mark) -> T:
         """Runs a management function."""
@@ -141,6 +148,19 @@ class PostgresEngine:
         if connection.in_transaction():
             connection.commit()
         return result
+
+    def read(self, function: Callable[[Connection], T]) -> T:
+        """A connection of our own is read-only for ever; one that a pooler lends only in a transaction."""
+        with self.reading.connect() as connection:
+            if not self.pooled:
+                return function(connection)
+            raw = _raw(connection)
+            raw.execute("BEGIN READ ONLY")
+            raw.execute("SELECT set_config('statement_timeout', %s, true)", (str(READ_TIMEOUT_MS),))
+            try:
+                return function(connection)
+            finally:
+                raw.rollback()
 
     def rollback(self, connection: Connection) -> None:
         """Undoes the transaction."""
@@ -234,6 +254,12 @@ def _begin(raw: Raw, mark: Mark) -> None:
     raw.execute("BEGIN")
     raw.execute(_BY_INDEX)
     raw.execute(_MARK, (mark.number, mark.owner))
+
+
+def _if_committed(kind: str, values: list[Any], results: hot.Results) -> list[Any]:
+    """What a group's results are, should it have committed. Whether completions were still owned was in the answer
+    that got lost; they were when the transaction began."""
+    return [True] * len(values) if kind == "complete" else results()
 
 
 def _is_lost(raw: Raw, error: psycopg.Error) -> bool:

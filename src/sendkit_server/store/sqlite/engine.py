@@ -74,6 +74,11 @@ class SqliteEngine:
             connection.commit()
         return result
 
+    def read(self, function: Callable[[Connection], T]) -> T:
+        """On a connection that was opened read-only."""
+        with self.reading.connect() as connection:
+            return function(connection)
+
     def rollback(self, connection: Connection) -> None:
         """Undoes the transaction."""
         raw = _raw(connection)
