@@ -67,6 +67,7 @@ SIGNING_THREADS = 2
 DEV_SMTP_BIND = Address("127.0.0.1", 1025)
 IDLE_LOOK_ALONE_S = 30.0
 IDLE_LOOK_AMONG_OTHERS_S = 1.0  # without notifications; it is one look into an index
+LEAVE_S = 1.0  # for saying goodbye to the other nodes; a database that is away is not waited for
 CAPTURE_ROUTE = Capture().name
 ALGORITHMS = {"rsa": "rsa-sha256", "ed25519": "ed25519-sha256"}
 
@@ -181,6 +182,8 @@ class App:
         # Only now is it known whose time it is.
         self._clock = SteadyClock(self.store.wall_ns, _elapsed_ns)
         self._now = self._clock.now
+        self.metrics.nodes.set(1)
+        log.info("node.started", node=self.store.owner, engine=self.store.engine.name, roles=self._roles)
 
     async def _prepare_dev(self) -> None:
         self._dev_key: ApiKey | None = None
@@ -264,6 +267,7 @@ class App:
 
         def peers(owners: Sequence[int] | None) -> None:
             me = self.store.lease.owner
+            self.metrics.nodes.set(1 if owners is None else len(owners))
             if owners is None or me not in owners:
                 deliverer.set_share(None)
             else:
@@ -406,6 +410,7 @@ class App:
         self.metrics.wal_bytes.set(self.store.log_bytes())
         self.metrics.free_disk_bytes.set(self.store.free_disk_bytes())
         self.metrics.commits.set(self.store.commits)
+        self.metrics.lease.set(self.store.lease.holds())
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -431,8 +436,9 @@ class App:
         # Only now: a mail whose DATA or request had begun is still taken (the doors begin no new one).
         self.acceptor.closed = refusal.SHUTTING_DOWN
         await self.deliverer.drain(seconds * 0.4)
-        with contextlib.suppress(StoreError):
-            await self._membership.leave()
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._membership.leave()
         tasks = list(self._tasks)
         for task in tasks:
             task.remove_done_callback(self._ended)

@@ -41,7 +41,7 @@ from sendkit_server.model.mail import (
 from sendkit_server.model.permissions import EMAILS_SEND
 from sendkit_server.model.refusal import Refusal, Refused
 from sendkit_server.store.directory import SendingDomain
-from sendkit_server.store.errors import StoreFull, StoreUnavailable
+from sendkit_server.store.errors import OutcomeUnknown, StoreFull, StoreUnavailable
 from sendkit_server.store.store import Store
 from sendkit_server.store.values import Job, NewMail, NewMessage
 from sendkit_server.wire.mime import build, estimated_size
@@ -278,6 +278,8 @@ class Acceptor:
             await told
         except StoreFull:
             return refusal.DISK_FULL
+        except OutcomeUnknown:
+            return refusal.OUTCOME_UNKNOWN
         except StoreUnavailable:
             return refusal.CANNOT_COMMIT
         self._metrics.accept_seconds.observe(perf_counter() - started)

@@ -27,7 +27,7 @@ from sendkit_server.api.service import Service
 from sendkit_server.model import refusal
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.model.refusal import Refusal, Refused
-from sendkit_server.store.errors import StoreUnavailable
+from sendkit_server.store.errors import OutcomeUnknown, StoreUnavailable
 
 MAX_PATH_CHARACTERS = 4_096
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -55,7 +55,8 @@ class HttpDoor:
             unread = receive if refused.refusal.http_status in (408, 413) else None
         except StoreUnavailable as error:
             log.warning("api.store_unavailable", path=scope["path"], error=str(error))
-            response = self._refused(refusal.CANNOT_COMMIT)
+            unknown = isinstance(error, OutcomeUnknown)
+            response = self._refused(refusal.OUTCOME_UNKNOWN if unknown else refusal.CANNOT_COMMIT)
         except ClientGone:
             return
         except Exception:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 
+import msgspec
 from sqlalchemy import Connection
 
 from sendkit_server.store import seal
@@ -14,6 +16,16 @@ from sendkit_server.store.store import Store
 from sendkit_server.wire import dkim_keys
 from sendkit_server.wire.dkim import DkimKey
 
+LIFETIME_S = 5.0  # then it is looked whether another node has changed them; what is the same is not loaded again
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """Loaded keys of a domain. ids: of their rows."""
+
+    until: float
+    ids: tuple[str, ...]
+    keys: tuple[DkimKey, ...]
+
 
 class Signers:
     """The DKIM keys of every domain that sends. algorithms: which of a domain's keys sign."""
@@ -21,24 +33,28 @@ class Signers:
     def __init__(self, store: Store, algorithms: Sequence[str]) -> None:
         self._store = store
         self._algorithms = frozenset(algorithms)
-        self._known: dict[tuple[int, str], tuple[DkimKey, ...]] = {}
+        self._known: dict[tuple[int, str], _Known] = {}
         self._reading = asyncio.Lock()
         store.on_forget.append(self._known.clear)
 
     async def keys(self, team_id: int, domain: str) -> tuple[DkimKey, ...]:
         """The domain's keys, RSA first; empty when the team has no such domain. SealBroken: another secret key."""
         known = self._known.get((team_id, domain))
-        if known is not None:
-            return known
+        if known is not None and known.until > monotonic():
+            return known.keys
         # Reading a key checks it, which takes longer than signing: the mails of a burst wait for one reading.
         async with self._reading:
             known = self._known.get((team_id, domain))
-            if known is not None:
-                return known
+            if known is not None and known.until > monotonic():
+                return known.keys
             rows = await self._store.read(lambda connection: _rows(connection, team_id, domain))
-            keys = tuple([self._loaded(row, domain) for row in rows if row.algorithm in self._algorithms])
+            ids = tuple([row.id for row in rows if row.algorithm in self._algorithms])
+            if known is not None and known.ids == ids:
+                keys = known.keys
+            else:
+                keys = tuple([self._loaded(row, domain) for row in rows if row.id in ids])
             if keys:
-                self._known[team_id, domain] = keys
+                self._known[team_id, domain] = _Known(monotonic() + LIFETIME_S, ids, keys)
             return keys
 
     def _loaded(self, row: AnyRow, domain: str) -> DkimKey:

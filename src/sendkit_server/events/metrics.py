@@ -36,4 +36,8 @@ class Metrics:
         self.wal_bytes = Gauge("sendkit_wal_bytes", "Size of SQLite's write-ahead log", registry=registry)
         self.free_disk_bytes = Gauge("sendkit_free_disk_bytes", "Free space at the data directory", registry=registry)
         self.commits = Gauge("sendkit_store_commits", "Transactions committed since the start", registry=registry)
+        self.nodes = Gauge("sendkit_nodes", "Living processes of this installation that deliver", registry=registry)
+        self.lease = Gauge(
+            "sendkit_node_lease_holds", "1 while this process knows that its mail is its own", registry=registry
+        )
         self.smtp_sessions = Gauge("sendkit_smtp_sessions", "Open SMTP sessions", registry=registry)

@@ -131,6 +131,15 @@ CANNOT_COMMIT = Refusal(
     retry_after_s=5,
     smtp_fixed="Temporary failure, try again",
 )
+OUTCOME_UNKNOWN = Refusal(
+    "internal_server_error",
+    "The database did not answer in time, and it is not known whether this was stored. Sending it again may send it twice.",
+    503,
+    451,
+    "4.3.0",
+    retry_after_s=5,
+    smtp_fixed="Temporary failure, try again",
+)
 DISK_FULL = Refusal(
     "internal_server_error",
     "The server is low on disk space; nothing was accepted. Try again later.",

@@ -36,6 +36,7 @@ class CommitLost(OutcomeUnknown):
 class Engine(Protocol):
     """One database. Everything that writes is called by the writer's thread alone."""
 
+    name: str
     reading: sqlalchemy.Engine
     exclusive: bool
     """Whether this process is the only one: then no other incarnation can be alive."""

@@ -145,7 +145,7 @@ message = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("sent_at", BigInteger),
-    Index("ix_message_message_id", "team_id", "message_id"),
+    Index("ix_message_message_id", "team_id", "message_id", postgresql_where=text("message_id <> ''")),
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (id)",
 )
@@ -164,6 +164,11 @@ message_label = Table(
 
 UNSETTLED = text("next_attempt_at IS NOT NULL")
 DUE = text("owner IS NULL AND next_attempt_at IS NOT NULL")
+# PostgreSQL chooses between indexes by statistics, and a partition that was made just now has none: any index whose first
+# column fits may win then, and its plan is kept while the partition fills. So those beside the primary key say something
+# that is always true, and only a question that says it too goes by them.
+DUE_ANYWHERE = text("owner IS NULL AND next_attempt_at IS NOT NULL AND fence >= 0")
+UNSETTLED_OF_TEAM = text("next_attempt_at IS NOT NULL AND fence >= 0")
 OWNED = text("owner IS NOT NULL")
 
 recipient = Table(
@@ -190,12 +195,17 @@ recipient = Table(
     Column("fence", Integer, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index("ix_recipient_due", "site", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE),
-    Index("ix_recipient_next", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE),
+    Index("ix_recipient_next", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE_ANYWHERE),
     Index("ix_recipient_owned", "owner", sqlite_where=OWNED, postgresql_where=OWNED),
     Index(
-        "ix_recipient_waiting", "team_id", "site", "next_attempt_at", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED
+        "ix_recipient_waiting",
+        "team_id",
+        "site",
+        "next_attempt_at",
+        sqlite_where=UNSETTLED,
+        postgresql_where=UNSETTLED_OF_TEAM,
     ),
-    Index("ix_recipient_matching", "team_id", "matching", "message_id"),
+    Index("ix_recipient_matching", "team_id", "matching", "message_id", postgresql_where=text("matching <> ''")),
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (message_id)",
 )

@@ -205,7 +205,7 @@ class Store:
         """When the earliest waiting recipient that nobody owns is due."""
         table = schema.recipient
         query = select(func.min(table.c.next_attempt_at)).where(
-            table.c.owner.is_(None), table.c.next_attempt_at.is_not(None)
+            table.c.owner.is_(None), table.c.next_attempt_at.is_not(None), table.c.fence >= 0
         )
         found: Instant | None = await self.read(lambda connection: connection.execute(query).scalar())
         return found

@@ -29,6 +29,7 @@ from sendkit_server.store.errors import OutcomeUnknown, StoreError, StoreUnavail
 
 MAX_GROUP = 512
 MAX_WAITING = 20_000  # operations; only a database that hangs lets that many gather
+CLOSE_S = 5.0  # for a database that hangs while the process is told to end
 LOOK_FIRST_S, LOOK_AGAIN_S = 0.01, 0.5  # while an outcome is unknown
 REOPEN_S = 0.2  # the least time between two tries to connect
 
@@ -112,7 +113,9 @@ class Writer:
         if not self._closed:
             self._closed = True
             self._queue.put(None)
-            self._thread.join()
+            self._thread.join(timeout=CLOSE_S)
+            if self._thread.is_alive():
+                log.error("store.does_not_end", waiting=self._queue.qsize())
 
     def abandon(self) -> None:
         """Closes the connection of a writer whose thread was never started."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 import sqlalchemy
@@ -38,10 +38,12 @@ DEADLOCK_TRIES = 3
 
 # A plan is kept for as long as it fits a table's statistics, and a young installation's tables have none: without this
 # a plan that was made for empty tables would scan full ones.
-_BY_INDEX = (
-    "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
-    " set_config('enable_seqscan', 'off', true), set_config('synchronous_commit', 'on', true)"
-)
+_WRITER_SETTINGS = {
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "synchronous_commit": "on",
+}
 _MARK = "UPDATE node SET group_number = %s WHERE id = %s"
 # A server that is gone without a word is noticed after a quarter of a minute.
 _WATCHED = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3,
@@ -64,6 +66,7 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 class PostgresEngine:
     """Implements engine.Engine for one database. url: postgresql://user:password@host:port/database?option=…"""
 
+    name = "postgres"
     exclusive = False
 
     def __init__(self, url: str) -> None:
@@ -74,7 +77,7 @@ class PostgresEngine:
             raise StoreError(f"SENDKIT_DATABASE_URL cannot be read: {error}") from None
         self._options: dict[str, Any] = {**_WATCHED, "application_name": "sendkit", **given}
         self.pooled = self._examine()
-        self._writing = self._engine(self._connect, poolclass=NullPool)
+        self._writing = self._engine(self._connect_writer, poolclass=NullPool)
         self.reading: sqlalchemy.Engine = self._engine(
             self._connect_reader,
             poolclass=QueuePool,
@@ -96,6 +99,18 @@ class PostgresEngine:
     def open_writer(self) -> Connection:
         """A writing connection."""
         return self._writing.connect()
+
+    def _connect_writer(self) -> psycopg.Connection[Any]:
+        connection = self._connect()
+        if not self.pooled:
+            connection.execute(_settings(local=False))
+        return connection
+
+    def _begin(self, raw: Raw, mark: Mark) -> None:
+        raw.execute("BEGIN")
+        if self.pooled:
+            raw.execute(_settings(local=True))
+        raw.execute(_MARK, (mark.number, mark.owner))
 
     def wake(self, connection: Connection) -> None:
         """By NOTIFY."""
@@ -122,7 +137,7 @@ class PostgresEngine:
         pending: list[hot.Results] = []
         try:
             with raw.pipeline():
-                _begin(raw, mark)
+                self._begin(raw, mark)
                 for kind, values in groups:
                     pending.append(_HOT[kind](raw, values))
                 raw.execute("COMMIT")
@@ -137,7 +152,7 @@ class PostgresEngine:
     def run(self, connection: Connection, function: Callable[[Connection], T], mark: Mark) -> T:
         """Runs a management function."""
         raw = _raw(connection)
-        _begin(raw, mark)
+        self._begin(raw, mark)
         result = function(connection)
         try:
             raw.execute("COMMIT")
@@ -250,10 +265,10 @@ class PostgresEngine:
         return connection
 
 
-def _begin(raw: Raw, mark: Mark) -> None:
-    raw.execute("BEGIN")
-    raw.execute(_BY_INDEX)
-    raw.execute(_MARK, (mark.number, mark.owner))
+def _settings(*, local: bool) -> LiteralString:
+    """What makes _WRITER_SETTINGS so. local: only for this transaction."""
+    set_one: LiteralString = "set_config('{}', '{}', true)" if local else "set_config('{}', '{}', false)"
+    return "SELECT " + ", ".join(set_one.format(name, value) for name, value in _WRITER_SETTINGS.items())
 
 
 def _if_committed(kind: str, values: list[Any], results: hot.Results) -> list[Any]:

@@ -202,56 +202,53 @@ def _take(connection: Raw, claim: Claim, after: str, until: str | None, limit: i
 
 
 _UPDATE = (
-    "job", "status", "attempts", "reason", "explanation", "code", "enhanced", "next_attempt_at", "at", "team_id",
+    "status", "attempts", "reason", "explanation", "code", "enhanced", "next_attempt_at", "at", "team_id",
     "message_id", "n", "owner", "fence",
 )  # fmt: skip
 _ATTEMPT = (
-    "job", "team_id", "message_id", "id", "route", "host", "address", "tls", "started_at", "milliseconds", "outcomes",
-    "transcript",
+    "team_id", "message_id", "id", "route", "host", "address", "tls", "started_at", "milliseconds", "outcomes", "transcript",
 )  # fmt: skip
-_EVENT = ("job", "team_id", "message_id", "id", "n", "type", "at", "detail")
-_CAPTURED = ("job", "team_id", "message_id", "captured_at", "at", "length")
-_DONE = ("job", "team_id", "id", "status", "sent_at")
+_EVENT = ("team_id", "message_id", "id", "n", "type", "at", "detail")
 
+# What belongs to a job as a whole (attempt, events, …) travels with its first recipient: so each part that is written
+# follows from a recipient that was still owned, without a join. `owner + 0` keeps the index of what this node owns out of
+# it, which finds all of that for each row.
 _COMPLETE: LiteralString = """
 WITH changed AS (
     UPDATE recipient AS r SET status = x.status, attempts = x.attempts, reason = x.reason, explanation = x.explanation,
         code = x.code, enhanced = x.enhanced, next_attempt_at = x.next_attempt_at, owner = NULL, updated_at = x.at
     FROM json_to_recordset(%s::json) AS x(job int, status text, attempts int, reason text, explanation text, code int,
-        enhanced text, next_attempt_at bigint, at bigint, team_id bigint, message_id text, n int, owner bigint, fence int)
-    WHERE r.team_id = x.team_id AND r.message_id = x.message_id AND r.n = x.n AND r.owner = x.owner AND r.fence = x.fence
-    RETURNING x.job
-), mine AS (
-    SELECT DISTINCT job FROM changed
+        enhanced text, next_attempt_at bigint, at bigint, team_id bigint, message_id text, n int, owner bigint, fence int,
+        attempt json, events json, message_status text, sent_at bigint, cut_at int, cut_length int)
+    WHERE r.team_id = x.team_id AND r.message_id = x.message_id AND r.n = x.n AND r.owner + 0 = x.owner
+        AND r.fence = x.fence
+    RETURNING x.job, x.team_id, x.message_id, x.at, x.attempt, x.events, x.message_status, x.sent_at, x.cut_at, x.cut_length
 ), new_attempt AS (
     INSERT INTO attempt (team_id, message_id, id, route, host, address, tls, started_at, milliseconds, outcomes,
         transcript)
-    SELECT team_id, message_id, id, route, host, address, tls, started_at, milliseconds, outcomes, transcript
-    FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, message_id text, id bigint, route text, host text,
-        address text, tls text, started_at bigint, milliseconds int, outcomes text, transcript text)
-    WHERE job IN (SELECT job FROM mine)
+    SELECT c.team_id, c.message_id, a.id, a.route, a.host, a.address, a.tls, a.started_at, a.milliseconds, a.outcomes,
+        a.transcript
+    FROM changed AS c CROSS JOIN json_to_record(c.attempt) AS a(id bigint, route text, host text, address text, tls text,
+        started_at bigint, milliseconds int, outcomes text, transcript text)
+    WHERE c.attempt IS NOT NULL
 ), new_event AS (
     INSERT INTO event (team_id, message_id, id, n, type, at, detail)
-    SELECT team_id, message_id, id, n, type, at, detail
-    FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, message_id text, id bigint, n int, type text,
-        at bigint, detail text)
-    WHERE job IN (SELECT job FROM mine)
+    SELECT c.team_id, c.message_id, e.id, e.n, e.type, e.at, e.detail
+    FROM changed AS c CROSS JOIN json_to_recordset(c.events) AS e(id bigint, n int, type text, at bigint, detail text)
 ), new_captured AS (
     INSERT INTO captured (team_id, message_id, captured_at, raw)
-    SELECT DISTINCT ON (team_id, message_id) team_id, message_id, captured_at, substring(%b::bytea FROM at FOR length)
-    FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, message_id text, captured_at bigint, at int, length int)
-    WHERE job IN (SELECT job FROM mine)
+    SELECT DISTINCT ON (team_id, message_id) team_id, message_id, at, substring(%b::bytea FROM cut_at FOR cut_length)
+    FROM changed WHERE cut_length IS NOT NULL
     ON CONFLICT (team_id, message_id) DO UPDATE SET captured_at = excluded.captured_at, raw = excluded.raw
 ), done AS (
     UPDATE message AS m SET status = coalesce(x.status, m.status), sent_at = coalesce(m.sent_at, x.sent_at)
     FROM (
-        SELECT team_id, id, max(status) AS status, min(sent_at) AS sent_at
-        FROM json_to_recordset(%s::json) AS x(job int, team_id bigint, id text, status text, sent_at bigint)
-        WHERE job IN (SELECT job FROM mine) GROUP BY team_id, id
+        SELECT team_id, message_id, max(message_status) AS status, min(sent_at) AS sent_at
+        FROM changed GROUP BY team_id, message_id
     ) AS x
-    WHERE m.team_id = x.team_id AND m.id = x.id
+    WHERE m.team_id = x.team_id AND m.id = x.message_id
 )
-SELECT job FROM mine
+SELECT DISTINCT job FROM changed
 """
 # After _COMPLETE has locked the message: another node may be at its other recipients, and whoever is second sees both.
 _SHARED: LiteralString = """
@@ -274,20 +271,22 @@ def complete_many(connection: Raw, completions: list[Completion]) -> Results:
 
 
 def _complete(connection: Raw, completions: Sequence[Completion]) -> Results:
-    numbered = list(enumerate(completions))
-    captured = [(n, rows.captured_row(one)) for n, one in numbered if one.captured is not None]
-    blob, cuts = _joined([row[3] for _, row in captured])
-    cursor = connection.execute(
-        _COMPLETE,
-        (
-            _json(_UPDATE, ((n, *row) for n, one in numbered for row in rows.update_rows(one))),
-            _json(_ATTEMPT, ((n, *rows.attempt_row(one)) for n, one in numbered if one.attempt is not None)),
-            _json(_EVENT, ((n, *row) for n, one in numbered for row in rows.event_rows(one))),
-            blob,
-            _json(_CAPTURED, ((n, *row[:3], *cut) for (n, row), cut in zip(captured, cuts, strict=True))),
-            _json(_DONE, ((n, *rows.message_row(one)) for n, one in numbered)),
-        ),
-    )
+    captured = [None if one.captured is None else rows.captured_row(one)[3] for one in completions]
+    blob, cuts = _joined([raw or b"" for raw in captured])
+    told: list[dict[str, Any]] = []
+    for job, (one, raw, cut) in enumerate(zip(completions, captured, cuts, strict=True)):
+        first = len(told)
+        told += [{"job": job, **dict(zip(_UPDATE, row, strict=True))} for row in rows.update_rows(one)]
+        _, _, status, sent_at = rows.message_row(one)
+        told[first].update(
+            attempt=None if one.attempt is None else dict(zip(_ATTEMPT, rows.attempt_row(one), strict=True)),
+            events=[dict(zip(_EVENT, row, strict=True)) for row in rows.event_rows(one)],
+            message_status=status,
+            sent_at=sent_at,
+            cut_at=None if raw is None else cut[0],
+            cut_length=None if raw is None else cut[1],
+        )
+    cursor = connection.execute(_COMPLETE, (_encode(told).decode(), blob))
     shared = {(one.job.message.team_id, one.job.message.id): None for one in completions if one.job.shared}
     if shared:
         connection.execute(_SHARED, {"precedence": _PRECEDENCE, "keys": _json(("team_id", "id"), shared)})

@@ -36,6 +36,7 @@ _HOT: dict[str, HotOperation] = {
 class SqliteEngine:
     """Implements engine.Engine for one database file."""
 
+    name = "sqlite"
     exclusive = True
 
     def __init__(self, path: Path) -> None:

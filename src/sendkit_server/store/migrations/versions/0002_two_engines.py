@@ -191,7 +191,7 @@ CREATE TABLE message (
     sent_at BIGINT,
     CONSTRAINT pk_message PRIMARY KEY (team_id, id)
 ) PARTITION BY RANGE (id);
-CREATE INDEX ix_message_message_id ON message (team_id, message_id);
+CREATE INDEX ix_message_message_id ON message (team_id, message_id) WHERE message_id <> '';
 CREATE TABLE message_label (
     team_id BIGINT NOT NULL,
     kind TEXT COLLATE "C" NOT NULL,
@@ -242,10 +242,12 @@ CREATE TABLE recipient (
     CONSTRAINT pk_recipient PRIMARY KEY (team_id, message_id, n)
 ) PARTITION BY RANGE (message_id);
 CREATE INDEX ix_recipient_due ON recipient (site, next_attempt_at) WHERE owner IS NULL AND next_attempt_at IS NOT NULL;
-CREATE INDEX ix_recipient_matching ON recipient (team_id, matching, message_id);
-CREATE INDEX ix_recipient_next ON recipient (next_attempt_at) WHERE owner IS NULL AND next_attempt_at IS NOT NULL;
+CREATE INDEX ix_recipient_matching ON recipient (team_id, matching, message_id) WHERE matching <> '';
+CREATE INDEX ix_recipient_next ON recipient (next_attempt_at)
+    WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND fence >= 0;
 CREATE INDEX ix_recipient_owned ON recipient (owner) WHERE owner IS NOT NULL;
-CREATE INDEX ix_recipient_waiting ON recipient (team_id, site, next_attempt_at) WHERE next_attempt_at IS NOT NULL;
+CREATE INDEX ix_recipient_waiting ON recipient (team_id, site, next_attempt_at)
+    WHERE next_attempt_at IS NOT NULL AND fence >= 0;
 CREATE TABLE team (
     id BIGSERIAL NOT NULL,
     name TEXT COLLATE "C" NOT NULL,
