@@ -43,6 +43,10 @@ _WRITER_SETTINGS = {
     "enable_mergejoin": "off",
     "enable_seqscan": "off",
     "synchronous_commit": "on",
+    # A node that is stopped between two statements must not keep the locks of its transaction: nobody could bury it.
+    "idle_in_transaction_session_timeout": "10s",
+    "lock_timeout": "5s",
+    "statement_timeout": "30s",
 }
 _MARK = "UPDATE node SET group_number = %s WHERE id = %s"
 # A server that is gone without a word is noticed after a quarter of a minute.

@@ -250,7 +250,13 @@ WITH changed AS (
 )
 SELECT DISTINCT job FROM changed
 """
-# After _COMPLETE has locked the message: another node may be at its other recipients, and whoever is second sees both.
+# Another node may be at the other recipients of the same messages: they are locked first, in one order on all nodes, so
+# that whoever is second sees what the first has written before it says what has become of the whole.
+_LOCK: LiteralString = """
+SELECT 1 FROM json_to_recordset(%s::json) AS k(team_id bigint, id text)
+JOIN message AS m ON m.team_id = k.team_id AND m.id = k.id
+ORDER BY m.team_id, m.id FOR UPDATE OF m
+"""
 _SHARED: LiteralString = """
 UPDATE message AS m SET status = x.status
 FROM (
@@ -286,10 +292,13 @@ def _complete(connection: Raw, completions: Sequence[Completion]) -> Results:
             cut_at=None if raw is None else cut[0],
             cut_length=None if raw is None else cut[1],
         )
-    cursor = connection.execute(_COMPLETE, (_encode(told).decode(), blob))
     shared = {(one.job.message.team_id, one.job.message.id): None for one in completions if one.job.shared}
+    keys = _json(("team_id", "id"), shared)
     if shared:
-        connection.execute(_SHARED, {"precedence": _PRECEDENCE, "keys": _json(("team_id", "id"), shared)})
+        connection.execute(_LOCK, (keys,))
+    cursor = connection.execute(_COMPLETE, (_encode(told).decode(), blob))
+    if shared:
+        connection.execute(_SHARED, {"precedence": _PRECEDENCE, "keys": keys})
     if any(update.next_attempt_at == one.at for one in completions for update in one.updates):
         wake(connection)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import structlog
 from psycopg import sql
 from psycopg.errors import LockNotAvailable, UndefinedTable
 
@@ -19,6 +20,7 @@ from sendkit_server.store.postgres.hot import Raw
 WEEK_MS = 7 * DAY_MS
 AHEAD = 2  # partitions that stand ready beside the current one
 LOCK_TIMEOUT_MS = 500
+log = structlog.get_logger("store")
 LOCK_KEY = 0x53656E646B6974  # "Sendkit": one process at a time changes the schema
 
 # Queue rows change twice in a mail's life, and a dead row is one more step of every claim: vacuum early and at full speed.
@@ -68,21 +70,35 @@ class Part(NamedTuple):
 
 
 def ensure(connection: Raw, now: Instant, since: Instant | None = None) -> list[str]:
-    """Makes what is missing of the partitions from `since` (default: now) until a few spans ahead; their names."""
+    """Makes what is missing of the partitions from `since` (default: now) until a few spans ahead; their names.
+
+    One table at a time, and none for whose lock it would have to wait for long: everybody who writes would wait behind it.
+    It is tried again tomorrow, and until then the default partition takes what has no place.
+    """
     made: list[str] = []
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
-        known = existing(connection)
-        for cut in CUTS:
-            default = f"{cut.table}_other"
-            if default not in known:
-                _make(connection, cut, default, sql.SQL("DEFAULT"))
-            for number in range((now if since is None else since) // cut.span_ms, now // cut.span_ms + AHEAD + 1):
-                part = Part(cut, number)
-                if part.name not in known and _is_free(connection, part, default):
-                    bounds = (id_floor(cut.prefix, part.start), id_floor(cut.prefix, part.end))
-                    _make(connection, cut, part.name, sql.SQL("FROM ({}) TO ({})").format(*bounds))
-                    made.append(part.name)
+    for cut in CUTS:
+        try:
+            with connection.transaction():
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+                made += _ensure_table(connection, cut, now, now if since is None else since)
+        except LockNotAvailable:
+            log.warning("partitions.busy", table=cut.table)
+    return made
+
+
+def _ensure_table(connection: Raw, cut: Cut, now: Instant, since: Instant) -> list[str]:
+    made: list[str] = []
+    known = existing(connection)
+    default = f"{cut.table}_other"
+    if default not in known:
+        _make(connection, cut, default, sql.SQL("DEFAULT"))
+    for number in range(since // cut.span_ms, now // cut.span_ms + AHEAD + 1):
+        part = Part(cut, number)
+        if part.name not in known and _is_free(connection, part, default):
+            bounds = (id_floor(cut.prefix, part.start), id_floor(cut.prefix, part.end))
+            _make(connection, cut, part.name, sql.SQL("FROM ({}) TO ({})").format(*bounds))
+            made.append(part.name)
     return made
 
 

@@ -85,7 +85,9 @@ def _free_slice(connection: Connection, owner: int) -> int:
         .where(recipient.c.owner == owner)
         .limit(FREED_AT_ONCE)
     )
-    return connection.execute(update(recipient).where(key.in_(some)).values(owner=None)).rowcount
+    # Its owner once more: while this waited for a row, another node may have freed it, and a third claimed it.
+    still = recipient.c.owner == owner
+    return connection.execute(update(recipient).where(key.in_(some), still).values(owner=None)).rowcount
 
 
 def forget_ended(connection: Connection, now: Instant) -> None:
