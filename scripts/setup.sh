@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv and installs the server into it; with "dev" also what the tests need. Does nothing when it is up to date.
+# Makes .venv and installs the server into it, with the driver for PostgreSQL; with "dev" also what the tests need. Does nothing when it is up to date.
 # Python 3.11+ is found, else brought by uv, else by apt where we may.
 set -eu
 cd "$(dirname "$0")/.."
@@ -52,7 +52,7 @@ if [ ! -x .venv/bin/python ] || ! good .venv/bin/python; then
         fi
     fi
 fi
-target=.${extra:+[$extra]}
+target=.[postgres${extra:+,$extra}]
 if command -v uv >/dev/null 2>&1; then
     uv pip install -q --python .venv/bin/python -e "$target"
 else

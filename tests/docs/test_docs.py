@@ -41,7 +41,12 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
 
 def test_every_command_that_is_named_exists() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
-    named = set(re.findall(r"(?<![\w/.])sendkit ((?:keys|domains) [a-z]+|serve|inbox|queue|config)\b", text))
+    named = set(
+        re.findall(
+            r"(?<![\w/.])sendkit ((?:keys|domains) [a-z]+|serve|inbox|queue|config|nodes|backup|restore|export|migrate)\b",
+            text,
+        )
+    )
     assert {"serve", "keys create", "domains add"} <= named
     for words in sorted(named):
         sendkit = Path(sys.executable).parent / "sendkit"

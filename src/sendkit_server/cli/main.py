@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sendkit_server.cli.actions import ActionFailed, act
+from sendkit_server.cli.archive import CARRYING
 from sendkit_server.cli.banner import banner
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load
@@ -33,6 +34,10 @@ def main() -> None:
 @click.version_option(package_name="sendkit-server", prog_name="sendkit")
 def cli() -> None:
     """Sendkit server: transactional mail by HTTP and SMTP, delivered by itself."""
+
+
+for _command in CARRYING:
+    cli.add_command(_command)
 
 
 def _settings(overrides: dict[str, str] | None = None) -> Settings:

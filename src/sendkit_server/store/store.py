@@ -30,6 +30,7 @@ from sendkit_server.store.lease import Lease
 from sendkit_server.store.lock import DataLock
 from sendkit_server.store.queries import nodes
 from sendkit_server.store.sqlite.engine import READERS, SqliteEngine
+from sendkit_server.store.transfer.marks import refuse_to_serve
 from sendkit_server.store.values import Claim, Completion, Job, NewMail
 from sendkit_server.store.writer import Operation, Writer
 
@@ -289,7 +290,10 @@ def open_store(data_dir: Path, secret_key: str, what: str, database_url: str | N
 def _engine(data_dir: Path, database_url: str | None) -> Engine:
     if database_url is not None:
         # Imported here: who keeps to SQLite needs no driver for PostgreSQL.
-        from sendkit_server.store.postgres.engine import PostgresEngine
+        try:
+            from sendkit_server.store.postgres.engine import PostgresEngine
+        except ImportError as error:
+            raise StoreError(f"{error}: pip install 'sendkit-server[postgres]'") from None
 
         return PostgresEngine(database_url)
     path = data_dir / "sendkit.db"
@@ -299,6 +303,7 @@ def _engine(data_dir: Path, database_url: str | None) -> Engine:
 
 
 def _first_rows(connection: Connection, secret_key: str) -> None:
+    refuse_to_serve(connection)
     _check_secret(connection, secret_key)
     _ensure_default_team(connection)
 
