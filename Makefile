@@ -37,6 +37,7 @@ format: dev
 bench: dev
 	@sh scripts/peers.sh bench
 	.venv/bin/python benchmarks/run.py
+	.venv/bin/python benchmarks/engines.py
 
 clean:
 	rm -rf .venv .cache

@@ -1,4 +1,4 @@
-"""The programs of a run, each started in a directory of the run and stopped at its end: DNS, sink, Postfix, Sendkit."""
+"""The programs of a run, each started for it and stopped at its end: DNS, sink, Postfix, PostgreSQL, Sendkit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mails
+import pytest
 
 HERE = Path(__file__).parent
+# Their servers obey, and are gone however this process ends.
+sys.path.insert(0, str(HERE.parent / "tests"))
+from databases import PgBouncer, PostgresServer  # type: ignore[import-not-found]  # noqa: E402  # of the tests
+
 SENDKIT = Path(sys.executable).with_name("sendkit")
+SECRET_KEY = "the same for all nodes of a benchmark's database"
 WAIT_S = 60.0
 SINK_BACKLOG = "200"
 AS_ROOT: list[str] = [] if os.getuid() == 0 else ["sudo", "-n"]
@@ -80,8 +87,9 @@ def nameserver() -> Iterator[str]:
 class Sink:
     """Postfix's smtp-sink, which takes and forgets; its counter of mails, kept in a file, is read by both measures."""
 
-    def __init__(self, port: int, counters: Path) -> None:
+    def __init__(self, port: int, counters: Path, pid: int) -> None:
         self.port = port
+        self.pid = pid
         self._counters = counters
 
     def mails(self) -> int:
@@ -104,9 +112,12 @@ def sink(directory: Path) -> Iterator[Sink]:
     counters = directory / "sink-counters"
     user = ["-u", "nobody"] if os.getuid() == 0 else []
     command = ["/usr/sbin/smtp-sink", *user, "-c", f"127.0.0.1:{port}", SINK_BACKLOG]
-    with counters.open("wb") as output, ended(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)):
+    with (
+        counters.open("wb") as output,
+        ended(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)) as process,
+    ):
         until(lambda: listens(port), "smtp-sink")
-        yield Sink(port, counters)
+        yield Sink(port, counters, process.pid)
 
 
 MAIN_CF = """\
@@ -216,10 +227,39 @@ def postfix(directory: Path, sink_port: int) -> Iterator[Postfix]:
         running.stop()
 
 
-class Sendkit:
-    """Our server on a data directory."""
+@contextlib.contextmanager
+def postgres(directory: Path, *, durable: bool = True) -> Iterator[PostgresServer]:
+    """A running PostgreSQL with its settings as they come, but for fsync; its log is left in the run's directory."""
+    server = _made(PostgresServer)
+    try:
+        yield server.start(durable)
+    finally:
+        shutil.copyfile(server.log, directory / f"postgres-{server.process.pid if server.process else 0}.log")
+        server.cleanup()
 
-    def __init__(self, directory: Path, dns: str, sink_port: int) -> None:
+
+@contextlib.contextmanager
+def pgbouncer(server: PostgresServer) -> Iterator[PgBouncer]:
+    """PgBouncer in front of it, pooling by transaction."""
+    bouncer = _made(PgBouncer, server)
+    try:
+        yield bouncer.start()
+    finally:
+        bouncer.cleanup()
+
+
+def _made(make: Callable[..., Any], *arguments: object) -> Any:
+    """What tests would report as not run."""
+    try:
+        return make(*arguments)
+    except pytest.skip.Exception as skipped:
+        raise Failed(str(skipped)) from None
+
+
+class Sendkit:
+    """Our server on a data directory. database_url: None for SQLite in there."""
+
+    def __init__(self, directory: Path, dns: str, sink_port: int, database_url: str | None = None) -> None:
         self.directory = directory
         self.http, self.smtp = free_port(), free_port()
         self.secret = ""
@@ -239,6 +279,8 @@ class Sendkit:
             "SENDKIT_LOG_FORMAT": "json",
             "SENDKIT_LOG_LEVEL": os.environ.get("SENDKIT_LOG_LEVEL", "info"),
         }
+        if database_url is not None:
+            self.environment |= {"SENDKIT_DATABASE_URL": database_url, "SENDKIT_SECRET_KEY": SECRET_KEY}
 
     def command(self, *arguments: str) -> str:
         """Runs a sendkit command; what it printed."""

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, cast
 
 import mails
@@ -29,11 +29,12 @@ _ID = re.compile(rb'"id":"(msg_[0-9a-z]{26})"')
 
 
 class Job(msgspec.Struct, frozen=True):
-    """kind: http, smtp.  first, count: the mails' numbers.  secret: our API key; None for Postfix, which trusts
-    loopback.  sink_port: 0, or where this process shall be the sink itself and send one mail at a time."""
+    """kind: http, smtp.  ports: the connections are spread over them.  first, count: the mails' numbers.  secret: our
+    API key; None for Postfix, which trusts loopback.  sink_port: 0, or where this process shall be the sink itself and
+    send one mail at a time."""
 
     kind: str
-    port: int
+    ports: tuple[int, ...]
     first: int
     count: int
     connections: int
@@ -43,12 +44,14 @@ class Job(msgspec.Struct, frozen=True):
 
 class Result(msgspec.Struct, frozen=True):
     """began, ended: time.perf_counter, one clock for all processes of the machine.  accept_ms: each mail's wait for
-    its acceptance, sorted.  sink_ms: each mail's time until the sink had it whole, sorted."""
+    its acceptance, sorted.  sink_ms: each mail's time until the sink had it whole, sorted.  cpu_s: what this process
+    worked in between."""
 
     began: float
     ended: float
     accept_ms: list[float]
     sink_ms: list[float]
+    cpu_s: float = 0.0
 
 
 class Work:
@@ -267,9 +270,10 @@ async def connected(job: Job, work: Work) -> list[Client]:
     clients: list[Client] = []
     requests = http_requests(job.secret or "")
     raws = [mails.raw_template(variant) for variant in range(mails.VARIANTS)]
-    for _ in range(job.connections):
+    for number in range(job.connections):
         client = HttpClient(work, requests) if job.kind == "http" else SmtpClient(work, raws, job.secret)
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", job.port)  # type: ignore[misc]  # a default binds it now
+        port = job.ports[number % len(job.ports)]
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]  # a default binds it now
         await client.ready
         clients.append(client)
     return clients
@@ -279,11 +283,12 @@ async def many(job: Job) -> Result:
     """All mails as fast as they are taken."""
     work = Work(job.first, job.count, unattended=True)
     clients = await connected(job, work)
-    began = perf_counter()
+    began, worked = perf_counter(), process_time()
     for client in clients:
         client.send_next()
     await asyncio.wait_for(work.done, LIMIT_S)
-    return Result(began, perf_counter(), sorted(wait * 1000 for wait in work.waits), [])
+    ended, worked = perf_counter(), process_time() - worked
+    return Result(began, ended, sorted(wait * 1000 for wait in work.waits), [], worked)
 
 
 async def one_by_one(job: Job) -> Result:

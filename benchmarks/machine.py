@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sqlite3
@@ -26,6 +27,7 @@ def describe(directory: Path) -> dict[str, str]:
         "cryptography": version("cryptography"),
         "sendkit": version("sendkit-server"),
         "postfix": _postfix(),
+        "postgresql": _postgres(),
         # Beside other work on the machine Postfix's many processes get a bigger share of it than our one.
         "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "fsync of 4 KB": f"p50 {median(fsyncs):.2f} ms, p99 {fsyncs[-len(fsyncs) // 100 - 1]:.2f} ms",
@@ -46,8 +48,8 @@ def fsync_ms(directory: Path) -> list[float]:
     return times
 
 
-def resident_mb(pid: int) -> tuple[float, float]:
-    """A process's resident memory now, and the most it ever had."""
+def resident_mb(pid: int | str) -> tuple[float, float]:
+    """A process's resident memory now, and the most it ever had. pid: "self" is one, too."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     found = {name: value for name, _, value in (line.partition(":") for line in lines)}
     return tuple(int(found[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]  # two names, two values
@@ -59,11 +61,57 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def family_cpu_s(pid: int) -> float:
+    """Seconds of CPU of a process and its descendants, also of those that have ended."""
+    ticks = 0
+    for one in family(pid):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def busy_s() -> float:
+    """Seconds in which any core of the machine was not idle, or not to be had: whoever took them."""
+    fields = Path("/proc/stat").read_text().split(maxsplit=10)[1:9]
+    user, nice, system, _idle, _io_wait, irq, soft_irq, steal = (int(field) for field in fields)
+    return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Keeps all threads of a process and its descendants, and those that they start, on some cores."""
+    for one in family(pid):
+        for thread in Path(f"/proc/{one}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(int(thread.name), cores)
+
+
 def _cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _postgres() -> str:
+    program = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True)), "postgres")
+    try:
+        found = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "none"
+    return found.stdout.split()[2]
 
 
 def _postfix() -> str:

@@ -18,6 +18,8 @@ import structlog
 
 from sendkit_server.events import completion
 from sendkit_server.model.address import Mailbox
+from sendkit_server.model.ids import ENTROPY_BYTES, make_id
+from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Door, Message, PartsContent, Recipient, Role
 from sendkit_server.model.outcome import Attempt, Outcome, Result
 from sendkit_server.store.engine import Mark
@@ -29,14 +31,17 @@ GROUP = 20
 SENDER = Mailbox("shop", mails.SENDER_DOMAIN, "The Shop")
 
 
-def new_mail(n: int, owner: int, *, owned: bool) -> NewMail:
-    """One mail of usual size to its own recipient."""
-    to = Mailbox(f"u{n}", mails.DOMAINS[0], "")
-    text = mails.raw_template(n % mails.VARIANTS)[1].decode()
+def new_mail(
+    n: int, owner: int, *, owned: bool, at: Instant, site: str = mails.DOMAINS[0], text: str | None = None
+) -> NewMail:
+    """One mail to its own recipient. text: None for the usual size."""
+    to = Mailbox(f"u{n}", site, "")
+    body = mails.raw_template(n % mails.VARIANTS)[1].decode() if text is None else text
+    entropy = n.to_bytes(ENTROPY_BYTES, "big")
     message = Message(
-        id=f"msg_{n:026d}",
+        id=make_id("msg", at, entropy),
         team_id=1,
-        content_id=f"con_{n:026d}",
+        content_id=make_id("con", at, entropy),
         door=Door.HTTP,
         key_id="key",
         from_=SENDER,
@@ -44,20 +49,26 @@ def new_mail(n: int, owner: int, *, owned: bool) -> NewMail:
         cc=(),
         subject="Your order",
         message_id=f"<{n}@{mails.SENDER_DOMAIN}>",
-        created_at=1_000,
+        created_at=at,
     )
     sites = frozenset([to.domain]) if owned else frozenset[str]()
     new = NewMessage(message, (Recipient(0, to, Role.TO),), sites)
-    return NewMail(f"req_{n}", owner, PartsContent("Your order", None, text), len(text), (new,))
+    return NewMail(f"req_{n}", owner, PartsContent("Your order", None, body), len(body), (new,))
 
 
-def delivered(mail: NewMail) -> Completion:
-    """The mail's one and good try."""
+def owned_job(mail: NewMail) -> Job:
+    """The job of a mail that was accepted as owned."""
     (new,) = mail.messages
-    job = Job(new.message, new.recipients, mails.DOMAINS[0], mail.size_bytes, 1, mail.content, mail.owner)
+    return Job(
+        new.message, new.recipients, new.recipients[0].mailbox.domain, mail.size_bytes, 1, mail.content, mail.owner
+    )
+
+
+def delivered(job: Job, at: Instant) -> Completion:
+    """The job's one and good try."""
     outcome = Outcome(Result.DELIVERED, "delivered", "Ok: queued", 250)
-    attempt = Attempt("direct", (0,), 1_000, 5, "mx.test", "127.0.0.1", None, (), (outcome,))
-    return completion(job, attempt, None, 2_000)
+    attempt = Attempt("direct", (0,), at, 5, "mx.test", "127.0.0.1", None, (), (outcome,))
+    return completion(job, attempt, None, at)
 
 
 def measure(count: int) -> dict[str, float]:
@@ -77,12 +88,12 @@ def measure(count: int) -> dict[str, float]:
                 engine.transact(connection, [(kind, group)], Mark(owner, next(marks)))
             return (perf_counter() - started) / count * 1e6
 
-        owned = [new_mail(n, owner, owned=True) for n in range(count)]
-        waiting = [new_mail(n, owner, owned=False) for n in range(count, 2 * count)]
+        owned = [new_mail(n, owner, owned=True, at=1_000) for n in range(count)]
+        waiting = [new_mail(n, owner, owned=False, at=1_000) for n in range(count, 2 * count)]
         claim = Claim(owner, 5_000, frozenset(), count, count)
         found = {
             "accept": timed("accept", _grouped(owned)),
-            "complete": timed("complete", _grouped([delivered(mail) for mail in owned])),
+            "complete": timed("complete", _grouped([delivered(owned_job(mail), 2_000) for mail in owned])),
         }
         timed("accept", _grouped(waiting))
         found["claim"] = timed("claim", [[claim]])

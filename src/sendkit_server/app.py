@@ -404,9 +404,11 @@ class App:
                 self.metrics.failed.inc()
 
     async def _refresh_metrics(self) -> None:
-        waiting, owned = await self.store.read(email_queries.unsettled_count)
-        self.metrics.queue.labels("waiting").set(waiting)
-        self.metrics.queue.labels("in_flight").set(owned)
+        # While the database is away the other figures are wanted most.
+        with contextlib.suppress(StoreError):
+            waiting, owned = await self.store.read(email_queries.unsettled_count)
+            self.metrics.queue.labels("waiting").set(waiting)
+            self.metrics.queue.labels("in_flight").set(owned)
         self.metrics.wal_bytes.set(self.store.log_bytes())
         self.metrics.free_disk_bytes.set(self.store.free_disk_bytes())
         self.metrics.commits.set(self.store.commits)
@@ -436,14 +438,15 @@ class App:
         # Only now: a mail whose DATA or request had begun is still taken (the doors begin no new one).
         self.acceptor.closed = refusal.SHUTTING_DOWN
         await self.deliverer.drain(seconds * 0.4)
-        with contextlib.suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await self._membership.leave()
         tasks = list(self._tasks)
         for task in tasks:
             task.remove_done_callback(self._ended)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Only when the heart has stopped: a beat after the farewell would begin a new incarnation.
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._membership.leave()
         with contextlib.suppress(OSError):
             (self.data_dir / "control").unlink()
         if self._deafen is not None:

@@ -95,8 +95,10 @@ class Watch:
                     tls.reload_if_changed()
                 await self._write_used_keys()
                 await self._expire()
-            except StoreError as error:
-                log.warning("watch.store_unavailable", error=str(error))
+            except Exception as error:
+                # Whatever it was, the next round may do better; mail goes on meanwhile.
+                trace = None if isinstance(error, StoreError) else error
+                log.warning("watch.round_failed", error=str(error), exc_info=trace)
             await asyncio.sleep(WATCH_S)
 
     def _look_at_disk(self) -> None:

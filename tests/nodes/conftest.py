@@ -8,6 +8,7 @@ import pytest
 from databases import PostgresServer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "journeys"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 from conftest_world import dns, make_server, sink
 

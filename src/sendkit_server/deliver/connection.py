@@ -34,6 +34,7 @@ from sendkit_server.wire.smtp_client import (
 )
 
 AT_ONCE_BYTES = 64 * 1024
+HELD_LOOK_S = 0.01
 END_BYTES = 5  # CR LF . CR LF, or the last bytes of a BDAT chunk
 
 
@@ -90,6 +91,7 @@ class MailConnection(asyncio.Protocol):
         self._closed: str | None = None
         self._aborted: str | None = None
         self._deadline = 0.0
+        self._plain: asyncio.Transport | None = None  # below TLS, when there is TLS
         self._may_send = may_send
         self._held = b""  # the end of a message whose beginning is not through yet
         self._withheld = False
@@ -181,9 +183,8 @@ class MailConnection(asyncio.Protocol):
         self._set_transport(cast("asyncio.Transport", transport))
 
     def resume_writing(self) -> None:
-        """Everything is through: what was held back may follow."""
-        if self._held:
-            self._finish_message()
+        """Everything may be through: then what was held back may follow."""
+        self._look_at_held()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the server; between mails they can only mean that it wants to leave."""
@@ -290,8 +291,16 @@ class MailConnection(asyncio.Protocol):
             return
         self._held = message[-END_BYTES:]
         self._write(message[:-END_BYTES])
+        self._look_at_held()
+
+    def _look_at_held(self) -> None:
+        if not self._held or self._closed is not None:
+            return
         if not self._buffered():
             self._finish_message()
+        elif self._plain is not None:
+            # A TLS transport tells of its own buffer only, and what matters lies below it.
+            self._loop.call_later(HELD_LOOK_S, self._look_at_held)
 
     def _finish_message(self) -> None:
         end, self._held = self._held, b""
@@ -321,12 +330,13 @@ class MailConnection(asyncio.Protocol):
         return bool(self._held) or self._buffered()
 
     def _buffered(self) -> bool:
-        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+        transports = (self._transport, self._plain)
+        return any(transport is not None and transport.get_write_buffer_size() > 0 for transport in transports)
 
     def _set_transport(self, transport: asyncio.Transport) -> None:
         # So that resume_writing tells of an empty buffer, not of one that has some room again.
         transport.set_write_buffer_limits(high=0)
-        self._transport = transport
+        self._plain, self._transport = self._transport, transport
 
     def _tell_lost(self) -> None:
         if self.on_lost is not None:

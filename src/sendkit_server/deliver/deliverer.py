@@ -32,6 +32,7 @@ from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resolver, in_order
 from sendkit_server.net.tls_client import TlsClient
+from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.values import Job
 from sendkit_server.wire.smtp_client import TlsWish
 
@@ -513,7 +514,9 @@ class Deliverer:
 
     def fault(self, event: str, error: BaseException) -> None:
         """Log a fault of ours."""
-        self._log.error(event, error=repr(error), exc_info=error)
+        # A store that is away is no fault of the code's: a line says it.
+        trace = None if isinstance(error, StoreUnavailable) else error
+        self._log.error(event, error=repr(error), exc_info=trace)
 
     def start(self, work: Coroutine[None, None, None]) -> object:
         """Run it as a task; a fault in it is logged."""

@@ -18,6 +18,7 @@ from sendkit_server.events import completion, handed_back
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Attempt, Outcome, Result
 from sendkit_server.model.retry import next_attempt
+from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.values import Completion, Job
 
 WRITE_RETRY_S = (0.1, 0.5, 2.0, 5.0)  # the last repeats
@@ -206,7 +207,8 @@ class Ledger:
                 break
             except Exception as error:
                 # The mail has gone; if nobody writes that down it goes twice. So again, until the store is back.
-                self._log.error("delivery.complete_failed", error=repr(error), exc_info=error)
+                trace = None if isinstance(error, StoreUnavailable) else error
+                self._log.error("delivery.complete_failed", error=str(error), exc_info=trace)
                 await asyncio.sleep(WRITE_RETRY_S[min(tries, len(WRITE_RETRY_S) - 1)])
                 tries += 1
         self._unwritten -= 1

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection
 
 from sendkit_server.model.instant import Instant
+from sendkit_server.store.queries import nodes
 from sendkit_server.store.queries import retention as queries
 from sendkit_server.store.store import Store
 
@@ -55,6 +56,7 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
         if dropped:
             log.info("retention.partitions_dropped", partitions=dropped)
         removed += await _remove(store, table, before)
+    await store.write_quietly(lambda connection: nodes.forget_ended(connection, now))
     return removed
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 import traceback
 from collections.abc import Awaitable, Coroutine
 from typing import cast
@@ -21,6 +22,7 @@ from sendkit_server.model.mail import Accepted, ApiKey, RawSubmission
 from sendkit_server.model.permissions import EMAILS_SEND
 from sendkit_server.model.refusal import INVALID_KEY, MISSING_KEY, UNEXPECTED, Refusal
 from sendkit_server.smtp.service import Service
+from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.wire import smtp_server_replies as say
 from sendkit_server.wire.reply import Reply
 from sendkit_server.wire.smtp_server import Event, Mail, Message, SubmissionSession
@@ -319,6 +321,10 @@ def _refused(refusal: Refusal) -> Reply:
 
 def _fault(where: str) -> Refusal:
     """Called while an exception is handled: the log gets it, the client the same as always."""
+    error = sys.exception()
+    if isinstance(error, StoreUnavailable):
+        log.warning("smtp.store_unavailable", where=where, error=str(error))
+        return UNEXPECTED
     # As text: a renderer that prints the frames' variables would print secrets and bodies.
     log.error("smtp.fault", where=where, exception=traceback.format_exc())
     return UNEXPECTED

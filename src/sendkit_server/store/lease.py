@@ -23,10 +23,10 @@ class Lease:
         self.elapsed = elapsed
         self._until = -inf
 
-    def begin(self, owner: int, *, for_ever: bool) -> None:
-        """A new incarnation. for_ever: nobody else can take anything (SQLite)."""
+    def begin(self, owner: int, asked_at: float, *, for_ever: bool) -> None:
+        """A new incarnation. asked_at: before the database began to count.  for_ever: nobody else can take anything (SQLite)."""
         self.owner = owner
-        self._until = inf if for_ever else self.elapsed() + LIFETIME_MS / 1000 - MARGIN_S
+        self._until = inf if for_ever else asked_at + LIFETIME_MS / 1000 - MARGIN_S
 
     def prolong(self, asked_at: float) -> None:
         """A heartbeat that was sent at this time (of `elapsed`) has been written."""

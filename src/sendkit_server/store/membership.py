@@ -67,6 +67,7 @@ class Membership:
         self._on_kept = on_kept
         self._steady_since: float | None = None
         self._known_since = self._lease.elapsed()
+        self._leaving = False
 
     async def run(self) -> None:
         """Beats for ever. Only where there can be others."""
@@ -86,6 +87,8 @@ class Membership:
         wall_before = time_ns()
         beaten = await self._store.write_quietly(self._beat)
         self._store.set_clock(beaten.now, (wall_before + time_ns()) // 2)
+        if self._leaving:
+            return
         if not beaten.alive:
             await self._begin_anew()
             return
@@ -99,7 +102,7 @@ class Membership:
 
     def _beat(self, connection: Connection) -> Beaten:
         now = self._store.engine.now(connection) or self._clock()
-        alive = nodes.beat(connection, self._lease.owner, now)
+        alive = nodes.beat(connection, self._lease.owner, now, self._store.marks_from)
         return Beaten(alive, now, nodes.living(connection, now))
 
     def _tell_peers(self, peers: Sequence[AnyRow], at: float) -> None:
@@ -119,7 +122,8 @@ class Membership:
             now = self._store.engine.now(connection) or self._clock()
             return nodes.register(connection, who, now, alone=False)
 
-        self._store.begin(await self._store.write_quietly(register))
+        asked_at = self._lease.elapsed()
+        self._store.begin(await self._store.write_quietly(register), asked_at)
         self._known_since = self._lease.elapsed()
         log.warning("node.began_anew", node=self._lease.owner, before=ended)
 
@@ -139,6 +143,7 @@ class Membership:
 
     async def leave(self) -> None:
         """This process ends: what it still owns is free at once, and its part of the limits the others'."""
+        self._leaving = True
 
         def end(connection: Connection) -> None:
             nodes.end(connection, self._lease.owner, self._store.engine.now(connection) or self._clock())

@@ -7,6 +7,7 @@ revision that this program does not know refuses the start.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -77,11 +78,14 @@ def _refuse_unknown(revision: str) -> None:
 
 def _copy(path: Path, to: Path) -> None:
     to.parent.mkdir(mode=0o700, exist_ok=True)
+    to.touch(mode=0o600)
     source, target = sqlite3.connect(path), sqlite3.connect(to)
     with source, target:
         source.backup(target)
     source.close()
     target.close()
+    with to.open("rb") as copy:
+        os.fsync(copy.fileno())
 
 
 def _upgrade(connection: Connection) -> None:

@@ -269,6 +269,14 @@ node = Table(
     Column("beat_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
-    # The number of the last transaction that its writer committed: whether one whose answer was lost is there.
-    Column("group_number", BigInteger, nullable=False),
+)
+
+# A transaction of an incarnation's writer, so that it can be told whether one is there whose answer was lost. Rows of their
+# own, and not a number in `node`: that row's old versions would pile up while anybody holds an old snapshot.
+node_commit = Table(
+    "node_commit",
+    metadata,
+    Column("owner", BigInteger, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
 )

@@ -71,20 +71,26 @@ class Store:
         return self.lease.owner
 
     def start(self, now: Instant, roles: str = "") -> None:
-        """Takes an incarnation, and frees what dead ones owned as far as that is certain."""
-        with self.engine.open_writer() as connection:
-            at_database = self.engine.now(connection)
-            if at_database is not None:
-                now = at_database
-                self.set_clock(now, time.time_ns())
-            self.engine.maintain(now)
-            who = self.who(roles)
-            owner = self.engine.run(
-                connection,
-                lambda connection: nodes.register(connection, who, now, alone=self.engine.exclusive),
-                Mark(0, 0),
-            )
-        self.begin(owner)
+        """Takes an incarnation, and frees what dead ones owned as far as that is certain. StoreError."""
+        try:
+            with self.engine.open_writer() as connection:
+                at_database = self.engine.now(connection)
+                if at_database is not None:
+                    now = at_database
+                    self.set_clock(now, time.time_ns())
+                self.engine.maintain(now)
+                who = self.who(roles)
+                asked_at = self.lease.elapsed()
+                owner = self.engine.run(
+                    connection,
+                    lambda connection: nodes.register(
+                        connection, who, self.engine.now(connection) or now, alone=self.engine.exclusive
+                    ),
+                    Mark(0, 0),
+                )
+        except Exception as error:
+            raise self.engine.translated(error) or error from error
+        self.begin(owner, asked_at)
         self._writer.start()
 
     def start_managing(self) -> None:
@@ -103,9 +109,9 @@ class Store:
         """The wall clock that all nodes share: the database's where it has one."""
         return time.time_ns() + self._ahead_ns
 
-    def begin(self, owner: int) -> None:
-        """From now on this process acts as this incarnation."""
-        self.lease.begin(owner, for_ever=self.engine.exclusive)
+    def begin(self, owner: int, asked_at: float) -> None:
+        """From now on this process acts as this incarnation. asked_at: when it asked to, by the lease's clock."""
+        self.lease.begin(owner, asked_at, for_ever=self.engine.exclusive)
         self._writer.owner = owner
 
     def close(self) -> None:
@@ -173,7 +179,11 @@ class Store:
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """Runs a function on a read-only connection in a reading thread, ≤ 2 s. StoreUnavailable when it cannot."""
-        return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, function)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, function)
+        except TimeoutError:
+            raise StoreUnavailable("the database does not answer") from None
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         try:
@@ -261,6 +271,11 @@ class Store:
     def log_bytes(self) -> int:
         """Size of the write-ahead log, where it is ours."""
         return self.engine.log_bytes()
+
+    @property
+    def marks_from(self) -> int:
+        """The number of the oldest transaction whose mark may still be looked for."""
+        return self._writer.marks_from
 
     @property
     def commits(self) -> int:

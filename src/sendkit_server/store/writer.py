@@ -78,6 +78,11 @@ class Writer:
         self._shut_until = 0.0
         self._look_in_s = LOOK_FIRST_S
 
+    @property
+    def marks_from(self) -> int:
+        """Marks of transactions before this one are not needed any more."""
+        return self._unknown[0].mark.number if self._unknown else self._number - 1
+
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
@@ -104,6 +109,7 @@ class Writer:
             operation.given_up = True
             if operation.taken:
                 return False
+            operation.value = None  # a mail's body: while a database hangs, many of these wait
         if not operation.future.done():
             operation.future.set_exception(why)
         return True
@@ -171,10 +177,11 @@ class Writer:
             kinds.setdefault(operation.kind, []).append(operation)
         ordered = [operation for equal in kinds.values() for operation in equal]
         groups = [(kind, [operation.value for operation in equal]) for kind, equal in kinds.items()]
+        mark = self._next_mark()
         try:
-            results = self._transact(lambda connection, mark: self._engine.transact(connection, groups, mark))
+            results = self._transact(lambda connection: self._engine.transact(connection, groups, mark))
         except CommitLost as lost:
-            self._remember(ordered, [one for each in lost.results for one in each])
+            self._remember(mark, ordered, [one for each in lost.results for one in each])
         except StoreError as error:
             _fail(ordered, error)
         except Exception as error:
@@ -189,24 +196,28 @@ class Writer:
 
     def _call(self, operation: Operation) -> None:
         """Runs a management function."""
+        mark = self._next_mark()
         try:
-            result = self._transact(lambda connection, mark: self._engine.run(connection, operation.value, mark))
+            result = self._transact(lambda connection: self._engine.run(connection, operation.value, mark))
         except CommitLost as lost:
-            self._remember([operation], [lost.results])
+            self._remember(mark, [operation], [lost.results])
         except Exception as error:
             _fail([operation], error)
         else:
             _succeed([operation], [result])
 
-    def _transact(self, work: Callable[[Connection, Mark], T]) -> T:
+    def _next_mark(self) -> Mark:
+        self._number += 1
+        return Mark(self.owner, self._number)
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
         """One transaction. StoreError: a matter of the database; CommitLost; any other error: of the values."""
         connection = self._ready_connection()
-        self._number += 1
         try:
-            result = work(connection, Mark(self.owner, self._number))
+            result = work(connection)
         except CommitLost as lost:
             log.error("store.commit_lost", error=str(lost), transaction=self._number)
-            self._lose_connection(lost)
+            self._lose_connection(StoreUnavailable(str(lost)))
             raise
         except Exception as error:
             raise self._failed(error) from error
@@ -236,7 +247,7 @@ class Writer:
             return self._connection
         # A database that is locked or away has been waited for already; all that queue behind would wait as long again.
         if self._trouble is not None:
-            raise self._trouble
+            raise _again(self._trouble)
         try:
             self._connection = self._engine.open_writer()
             self._settle_unknown(self._connection)
@@ -253,9 +264,9 @@ class Writer:
             self._connection.invalidate()
         self._close_connection()
 
-    def _remember(self, operations: list[Operation], results: Sequence[Any]) -> None:
+    def _remember(self, mark: Mark, operations: list[Operation], results: Sequence[Any]) -> None:
         self._look_in_s = LOOK_FIRST_S
-        self._unknown.append(_Unknown(Mark(self.owner, self._number), operations, results))
+        self._unknown.append(_Unknown(mark, operations, results))
 
     def _look_for_unknown(self, *, final: bool) -> None:
         if monotonic() >= self._shut_until:
@@ -311,8 +322,13 @@ def _succeed(operations: Sequence[Operation], results: Sequence[Any]) -> None:
 
 def _fail(operations: Sequence[Operation], error: BaseException) -> None:
     for operation in operations:
-        operation.error = error
+        operation.error = _again(error) if isinstance(error, StoreUnavailable) else error
     _resolve(operations)
+
+
+def _again(error: StoreUnavailable) -> StoreUnavailable:
+    """The same for one more who asks: an exception that is raised twice drags the traces of both along."""
+    return type(error)(str(error))
 
 
 def _resolve(operations: Sequence[Operation]) -> None:

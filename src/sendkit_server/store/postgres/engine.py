@@ -1,7 +1,7 @@
 """The PostgreSQL engine: how connections are opened, transactions are run, and errors are read.
 
-A transaction goes out as one message, BEGIN to COMMIT, and costs one round trip (pipeline mode). Within it the writer's
-own row in `node` gets the transaction's number: that is what is looked at when the answer to COMMIT got lost. Behind a
+A transaction goes out as one message, BEGIN to COMMIT, and costs one round trip (pipeline mode). It leaves a mark in
+`node_commit`: that is what is looked for when the answer to COMMIT got lost. Behind a
 pooler in transaction mode (PgBouncer) nothing may outlive a transaction on a connection, so no statement is prepared,
 settings are local, and nobody listens for notifications.
 """
@@ -48,7 +48,7 @@ _WRITER_SETTINGS = {
     "lock_timeout": "5s",
     "statement_timeout": "30s",
 }
-_MARK = "UPDATE node SET group_number = %s WHERE id = %s"
+_MARK = "INSERT INTO node_commit (owner, number) VALUES (%s, %s)"
 # A server that is gone without a word is noticed after a quarter of a minute.
 _WATCHED = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3,
             "tcp_user_timeout": 15_000}  # fmt: skip
@@ -78,7 +78,7 @@ class PostgresEngine:
         try:
             given = conninfo_to_dict(url)
         except psycopg.ProgrammingError as error:
-            raise StoreError(f"SENDKIT_DATABASE_URL cannot be read: {error}") from None
+            raise StoreError(f"SENDKIT_DATABASE_URL cannot be read: {one_line(error)}") from None
         self._options: dict[str, Any] = {**_WATCHED, "application_name": "sendkit", **given}
         self.pooled = self._examine()
         self._writing = self._engine(self._connect_writer, poolclass=NullPool)
@@ -114,7 +114,8 @@ class PostgresEngine:
         raw.execute("BEGIN")
         if self.pooled:
             raw.execute(_settings(local=True))
-        raw.execute(_MARK, (mark.number, mark.owner))
+        if mark.owner:
+            raw.execute(_MARK, (mark.owner, mark.number))
 
     def wake(self, connection: Connection) -> None:
         """By NOTIFY."""
@@ -151,7 +152,7 @@ class PostgresEngine:
                 raise
             # All of it goes out at once, COMMIT with it; when that had not been reached there are no results, and none needed.
             results = [_if_committed(*group, each) for group, each in zip(groups, pending, strict=False)]
-            raise CommitLost(str(error), results) from error
+            raise CommitLost(one_line(error), results) from error
 
     def run(self, connection: Connection, function: Callable[[Connection], T], mark: Mark) -> T:
         """Runs a management function."""
@@ -162,7 +163,7 @@ class PostgresEngine:
             raw.execute("COMMIT")
         except psycopg.Error as error:
             if _is_lost(raw, error):
-                raise CommitLost(str(error), result) from error
+                raise CommitLost(one_line(error), result) from error
             raise
         if connection.in_transaction():
             connection.commit()
@@ -190,28 +191,30 @@ class PostgresEngine:
             connection.rollback()
 
     def was_committed(self, connection: Connection, mark: Mark) -> bool | None:
-        """Whether the transaction's number was reached. Waits a moment for a server that is still at it."""
+        """Whether the transaction's mark is there. If not, it is set: one that is still on its way, in a pooler or a busy
+        server, then finds it taken and cannot commit any more."""
+        if not mark.owner:
+            return None
         raw = _raw(connection)
         try:
-            raw.execute("BEGIN")
-            raw.execute("SELECT set_config('lock_timeout', %s, true)", (str(LOOK_TIMEOUT_MS),))
-            found = raw.execute("SELECT group_number FROM node WHERE id = %s FOR UPDATE", (mark.owner,)).fetchone()
-            raw.execute("COMMIT")
+            with raw.transaction():
+                raw.execute("SELECT set_config('lock_timeout', %s, true)", (str(LOOK_TIMEOUT_MS),))
+                taken = raw.execute(f"{_MARK} ON CONFLICT DO NOTHING", (mark.owner, mark.number))
         except errors.LockNotAvailable as error:
             raise OutcomeUnknown("the transaction whose COMMIT was not answered still runs") from error
-        return None if found is None else found[0] >= mark.number
+        return taken.rowcount == 0
 
     def translated(self, error: Exception) -> StoreError | None:
         """Operational errors are the database's; constraint and programming errors are not."""
         if isinstance(error, StoreError):
             return error if isinstance(error, StoreUnavailable) else None
         if isinstance(error, PoolTimeout | InterfaceError):
-            return StoreUnavailable(str(error))
+            return StoreUnavailable(one_line(error))
         cause = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(cause, _NO_SPACE):
-            return StoreFull(str(cause))
+            return StoreFull(one_line(cause))
         if isinstance(cause, _NOT_NOW):
-            return StoreUnavailable(str(cause))
+            return StoreUnavailable(one_line(cause))
         return None
 
     def now(self, connection: Connection) -> Instant | None:
@@ -221,9 +224,12 @@ class PostgresEngine:
         return int(found[0])
 
     def maintain(self, now: Instant) -> None:
-        """Makes the partitions of the next weeks."""
-        with self.open_writer() as connection:
-            partitions.ensure(_raw(connection), now)
+        """Makes the partitions of the next weeks. StoreUnavailable."""
+        try:
+            with self.open_writer() as connection:
+                partitions.ensure(_raw(connection), now)
+        except Exception as error:
+            raise self.translated(error) or error from error
 
     def drop_before(self, connection: Connection, table: str, before: Instant) -> list[str]:
         """See partitions."""
@@ -245,7 +251,7 @@ class PostgresEngine:
         try:
             connection = self._connect(prepare=False)
         except psycopg.Error as error:
-            raise StoreUnavailable(f"cannot connect to SENDKIT_DATABASE_URL: {str(error).strip()}") from error
+            raise StoreUnavailable(f"cannot connect to SENDKIT_DATABASE_URL: {one_line(error)}") from error
         try:
             if connection.info.server_version < LEAST_VERSION:
                 raise StoreError(f"PostgreSQL 15 or newer is needed; this is {connection.info.server_version // 10000}")
@@ -273,6 +279,11 @@ def _settings(*, local: bool) -> LiteralString:
     """What makes _WRITER_SETTINGS so. local: only for this transaction."""
     set_one: LiteralString = "set_config('{}', '{}', true)" if local else "set_config('{}', '{}', false)"
     return "SELECT " + ", ".join(set_one.format(name, value) for name, value in _WRITER_SETTINGS.items())
+
+
+def one_line(error: BaseException) -> str:
+    """libpq's words, which have several lines."""
+    return " ".join(str(error).split())
 
 
 def _if_committed(kind: str, values: list[Any], results: hot.Results) -> list[Any]:

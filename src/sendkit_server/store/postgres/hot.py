@@ -211,8 +211,8 @@ _ATTEMPT = (
 _EVENT = ("team_id", "message_id", "id", "n", "type", "at", "detail")
 
 # What belongs to a job as a whole (attempt, events, …) travels with its first recipient: so each part that is written
-# follows from a recipient that was still owned, without a join. `owner + 0` keeps the index of what this node owns out of
-# it, which finds all of that for each row.
+# follows from a recipient that was still owned, without a join. `coalesce` keeps the index of what this
+# node owns out of it, which finds all of that for each row.
 _COMPLETE: LiteralString = """
 WITH changed AS (
     UPDATE recipient AS r SET status = x.status, attempts = x.attempts, reason = x.reason, explanation = x.explanation,
@@ -220,7 +220,7 @@ WITH changed AS (
     FROM json_to_recordset(%s::json) AS x(job int, status text, attempts int, reason text, explanation text, code int,
         enhanced text, next_attempt_at bigint, at bigint, team_id bigint, message_id text, n int, owner bigint, fence int,
         attempt json, events json, message_status text, sent_at bigint, cut_at int, cut_length int)
-    WHERE r.team_id = x.team_id AND r.message_id = x.message_id AND r.n = x.n AND r.owner + 0 = x.owner
+    WHERE r.team_id = x.team_id AND r.message_id = x.message_id AND r.n = x.n AND coalesce(r.owner, -1) = x.owner
         AND r.fence = x.fence
     RETURNING x.job, x.team_id, x.message_id, x.at, x.attempt, x.events, x.message_status, x.sent_at, x.cut_at, x.cut_length
 ), new_attempt AS (

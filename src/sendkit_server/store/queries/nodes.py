@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 from sendkit_server.model.instant import DAY_MS, Instant
 from sendkit_server.store.lease import LIFETIME_MS
 from sendkit_server.store.queries.rows import AnyRow
-from sendkit_server.store.schema import node, recipient
+from sendkit_server.store.schema import node, node_commit, recipient
 
 FREED_AT_ONCE = 1000
 KEPT_MS = 7 * DAY_MS
@@ -36,16 +36,15 @@ def register(connection: Connection, who: Who, now: Instant, *, alone: bool) -> 
     if alone:
         connection.execute(update(recipient).where(recipient.c.owner.is_not(None)).values(owner=None))
     result = connection.execute(
-        insert(node).values(
-            **msgspec.structs.asdict(who), started_at=now, beat_at=now, expires_at=now + LIFETIME_MS, group_number=0
-        )
+        insert(node).values(**msgspec.structs.asdict(who), started_at=now, beat_at=now, expires_at=now + LIFETIME_MS)
     )
     assert result.inserted_primary_key is not None
     return int(result.inserted_primary_key[0])
 
 
-def beat(connection: Connection, owner: int, now: Instant) -> bool:
-    """Says that an incarnation lives; False when somebody has ended it."""
+def beat(connection: Connection, owner: int, now: Instant, kept_from: int = 0) -> bool:
+    """Says that an incarnation lives; False when somebody has ended it. kept_from: older marks of its writer can go."""
+    connection.execute(delete(node_commit).where(node_commit.c.owner == owner, node_commit.c.number < kept_from))
     alive = update(node).where(node.c.id == owner, node.c.ended_at.is_(None))
     return connection.execute(alive.values(beat_at=now, expires_at=now + LIFETIME_MS)).rowcount == 1
 
@@ -92,6 +91,8 @@ def _free_slice(connection: Connection, owner: int) -> int:
 
 def forget_ended(connection: Connection, now: Instant) -> None:
     """Removes the rows of incarnations that ended long ago."""
+    old = select(node.c.id).where(node.c.ended_at < now - KEPT_MS)
+    connection.execute(delete(node_commit).where(node_commit.c.owner.in_(old)))
     connection.execute(delete(node).where(node.c.ended_at < now - KEPT_MS))
 
 

@@ -65,7 +65,9 @@ def _carried(table: Table) -> Carried:
     )
 
 
-TABLES = tuple(_carried(table) for table in schema.metadata.tables.values() if table is not schema.node)
+TABLES = tuple(
+    _carried(table) for table in schema.metadata.tables.values() if table not in (schema.node, schema.node_commit)
+)
 BY_NAME = {table.name: table for table in TABLES}
 
 
