@@ -88,7 +88,6 @@ CREATE TABLE node_commit (
 ) WITHOUT ROWID;
 """
 
-# Bodies are compressed already: to try it once more is in vain.
 _POSTGRES = """
 CREATE TABLE api_key (
     team_id BIGINT NOT NULL,
@@ -265,6 +264,4 @@ CREATE TABLE team (
     CONSTRAINT pk_team PRIMARY KEY (id),
     CONSTRAINT uq_team_name UNIQUE (name)
 );
-ALTER TABLE content ALTER COLUMN body SET STORAGE EXTERNAL;
-ALTER TABLE captured ALTER COLUMN raw SET STORAGE EXTERNAL;
 """
