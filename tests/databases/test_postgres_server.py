@@ -95,9 +95,11 @@ def test_nothing_is_left_of_one_that_was_cleaned_up(own_server: PostgresServer, 
 def test_nothing_is_left_when_the_process_that_made_it_ends(
     postgres_server: PostgresServer, how: signal.Signals
 ) -> None:
+    # A shell starts what it puts into the background with SIGINT ignored, and a CI runner may do so, too.
     code = """
-import sys
+import signal, sys
 from databases import PostgresServer
+signal.signal(signal.SIGINT, signal.default_int_handler)
 server = PostgresServer().start()
 print(server.process.pid, server.directory, flush=True)
 sys.stdin.read()
