@@ -87,7 +87,9 @@ class Forgetful:
         self.left = expected
         self.done = asyncio.Event()
 
-    async def claim(self, *, exclude_sites: frozenset[str], per_site: int, limit: int) -> list[Job]:
+    async def claim(
+        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
+    ) -> list[Job]:
         """Nothing."""
         return []
 

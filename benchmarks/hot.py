@@ -67,7 +67,7 @@ class Bed:
         for group in groups:
             (found,) = self._transact(kind, group)
             if results is not None:
-                results += [one for each in found for one in each]
+                results += [job for claimed in found for job in claimed.jobs]
         return (perf_counter() - began) / MAILS * 1e6, (thread_time() - worked) / MAILS * 1e6
 
     def _transact(self, kind: str, group: list[Any]) -> list[list[Any]]:

@@ -270,6 +270,7 @@ class Sendkit:
             "SENDKIT_HTTP_BIND": f"127.0.0.1:{self.http}",
             "SENDKIT_SMTP_BIND": f"127.0.0.1:{self.smtp}",
             "SENDKIT_SMTPS_BIND": "none",
+            "SENDKIT_INBOUND_BIND": "none",
             "SENDKIT_SMTP_PLAIN_AUTH": "loopback",
             "SENDKIT_HOSTNAME": "mail.here.test",
             "SENDKIT_ROUTE": "direct",

@@ -79,9 +79,12 @@ class Queue:
         """As a deliverer claims, round the sites."""
         now = time_ns() // 1_000_000
         wanted = Claim(self.store.owner, now, frozenset(), PER_SITE, limit, self._after_site)
-        (jobs,), took_ms = self.transact("claim", [wanted])
-        self._after_site = jobs[-1].site if jobs else ""
-        return jobs, took_ms
+        (claimed,), took_ms = self.transact("claim", [wanted])
+        self._after_site = claimed.reached
+        if not claimed.jobs and claimed.reached == "" and wanted.after_site:
+            # The round is complete; the next one begins anew.
+            return self.claim(limit)
+        return claimed.jobs, took_ms
 
     def complete(self, jobs: list[Job]) -> float:
         """All delivered."""

@@ -44,14 +44,16 @@ from sendkit_server.manage.domains import DnsNames
 from sendkit_server.model import refusal
 from sendkit_server.model.clock import SteadyClock
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.mail import ApiKey, Message
+from sendkit_server.model.mail import ApiKey, Message, Priority
 from sendkit_server.model.outcome import Attempt, Result
 from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.net.listen import listen, source_addresses
 from sendkit_server.net.resolver import Resolver
 from sendkit_server.net.tls_server import ServerTls
 from sendkit_server.smtp.door import SubmissionDoor
+from sendkit_server.smtp.inbound import InboundDoor
 from sendkit_server.smtp.keys import StoredKeys
+from sendkit_server.smtp.listener import Listener
 from sendkit_server.smtp.submission import SubmissionSettings
 from sendkit_server.store import seal
 from sendkit_server.store.errors import StoreError
@@ -60,7 +62,7 @@ from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
 from sendkit_server.store.store import open_store
 from sendkit_server.store.values import Job
-from sendkit_server.watch import PORT_25_BLOCKED, Port25Watch, Watch
+from sendkit_server.watch import PORT_25_BLOCKED, Port25Watch, QueueWatch, Watch
 from sendkit_server.wire import return_path
 
 SIGNING_THREADS = 2
@@ -103,7 +105,7 @@ class Entropy:
 class Later:
     """The hand-over of a process that does not deliver: everything is left to one that does."""
 
-    def has_room(self, site: str, size_bytes: int) -> bool:
+    def has_room(self, site: str, size_bytes: int, priority: Priority) -> bool:
         """Never."""
         return False
 
@@ -128,6 +130,7 @@ class Bound(msgspec.Struct, frozen=True):
     smtp_bind: list[Address] = []
     smtps_bind: list[Address] = []
     dev_smtp_bind: list[Address] = []
+    inbound_bind: list[Address] = []
 
 
 class App:
@@ -141,7 +144,7 @@ class App:
         self.data_dir: Path = settings.data_dir
         self.metrics = Metrics()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._smtp_doors: list[SubmissionDoor] = []
+        self._smtp_doors: list[Listener] = []
         self._draining = False
         self._deafen: Callable[[], None] | None = None
         self._tls: ServerTls | None = None
@@ -158,6 +161,7 @@ class App:
             self._bind()
             self._prepare_delivery()
             self._prepare_accept()
+            await self._queue_watch.look()
             await self._open_doors()
         except BaseException:
             for sockets in self._sockets.values():
@@ -167,6 +171,7 @@ class App:
             raise
         if "deliver" in self.settings.roles:
             self._spawn(self.deliverer.run(), "delivery")
+            self._spawn(self._queue_watch.run(), "queue")
             self._spawn(self._port_25.run(), "probe")
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._membership.run(), "membership")
@@ -206,6 +211,7 @@ class App:
             ("smtp_bind", settings.smtp_bind if smtp else ()),
             ("smtps_bind", settings.smtps_bind if smtp else ()),
             ("dev_smtp_bind", dev_smtp if smtp else ()),
+            ("inbound_bind", settings.inbound_bind if "inbound" in settings.roles else ()),
         ):
             variable = PREFIX + name.upper()
             self._sockets[name] = [listen(bind.host, bind.port, variable, next_free=self.dev) for bind in binds]
@@ -244,6 +250,7 @@ class App:
                 retry=RetryPolicy(settings.retry_schedule, settings.retry_window),
                 ca_file=Path(settings.ca_file) if settings.ca_file else None,
                 connections_per_site=settings.connections_per_site,
+                receivers=settings.receivers,
                 # What a kill may repeat: mails whose dot was answered and whose outcome is not on the disk yet.
                 unwritten_completions=2 * settings.connections_per_site,
             ),
@@ -257,9 +264,11 @@ class App:
             on_attempt=self._count_attempt,
             doors=lambda: self.acceptor.storing,
             ownership=self.store.lease,
+            suppressed=self.store.suppressed,
             idle_look_s=IDLE_LOOK_ALONE_S if self.store.engine.exclusive else IDLE_LOOK_AMONG_OTHERS_S,
         )
         self._port_25 = Port25Watch(settings, routes, self.deliverer)
+        self._queue_watch = QueueWatch(self.store, self.deliverer, self._now)
         self._prepare_membership()
 
     def _prepare_membership(self) -> None:
@@ -295,11 +304,12 @@ class App:
     # -- doors ---------------------------------------------------------------------------------------------------
 
     async def _open_doors(self) -> None:
-        if self.bound.https_bind or self.bound.smtp_bind or self.bound.smtps_bind:
+        if self.bound.https_bind or self.bound.smtp_bind or self.bound.smtps_bind or self.bound.inbound_bind:
             self._tls = self._server_tls()
         if "http" in self.settings.roles:
             await self._open_http()
         self._open_smtp()
+        self._open_inbound()
         await self._open_control()
 
     async def _open_http(self) -> None:
@@ -349,10 +359,31 @@ class App:
             for sock in self._sockets[name]:
                 door.serve(sock)
 
+    def _open_inbound(self) -> None:
+        settings = self.settings
+        returns = commands.returns_of(self.store, self._now, self._count_inbound)
+        door = InboundDoor(
+            SubmissionSettings(
+                hostname=settings.hostname,
+                max_message_bytes=settings.max_message_bytes,
+                idle_s=settings.smtp_idle / 1000,
+            ),
+            lambda local: returns.token_of(local) is not None,
+            returns.take,
+            tls=self._tls_context,
+            on_error=lambda name: self.metrics.errors.labels(name, "inbound").inc(),
+        )
+        self._smtp_doors.append(door)
+        for sock in self._sockets["inbound_bind"]:
+            door.serve(sock)
+
+    def _count_inbound(self, kind: str) -> None:
+        self.metrics.inbound.labels(kind).inc()
+
     async def _open_control(self) -> None:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
-        context = commands.Context(self.store, self.dns_names, self._now, os.urandom)
+        context = commands.Context(self.store, self.dns_names, self._now, os.urandom, self._count_inbound)
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
         await self._control.listen(sock)

@@ -17,6 +17,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from sendkit_server.deliver.pace import Limits
+from sendkit_server.deliver.receivers import Receivers
+
 T = TypeVar("T")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -142,6 +145,18 @@ def parse_database_url(text: str) -> str | None:
     return text.strip()
 
 
+def parse_receivers(text: str) -> dict[str, Any]:
+    """Limits by receiver as a JSON object of tables, in sendkit.toml [receivers.NAME]; nothing or `none` is none."""
+    if text.strip().lower() in ("", "none"):
+        return {}
+    try:
+        found = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ValueError(f"give tables [receivers.NAME], or a JSON object: {error}") from None
+    Receivers(found, Limits())
+    return found
+
+
 def parse_text(text: str) -> str:
     """Any text but none."""
     if not text.strip():
@@ -178,7 +193,7 @@ def parse_dkim(text: str) -> tuple[str, ...]:
     return names
 
 
-ROLES = frozenset({"http", "smtp", "deliver"})
+ROLES = frozenset({"http", "smtp", "inbound", "deliver"})
 PROBE_DEFAULT = "gmail.com,outlook.com,yahoo.com"
 
 
@@ -217,6 +232,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "plain SMTP, AUTH optional, everything captured (127.0.0.1:1025 under --dev)",
     ),
     Setting("smtp_plain_auth", one_of("no", "loopback"), "no", "loopback: AUTH without TLS from this machine"),
+    Setting("inbound_bind", parse_binds, "127.0.0.1:2525", "bounces and complaints come in here"),
     Setting("smtp_max_recipients", parse_count, "50", "to + cc + bcc of one message, on both doors"),
     Setting("smtp_idle", parse_duration_ms, "5m", "an SMTP client that says nothing is told to go"),
     Setting("tls_cert", parse_optional, "none", "PEM chain; none: a leaf of the local CA <data>/tls/ca.pem"),
@@ -242,6 +258,12 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "none",
         "private addresses that may be delivered to, such as 127.0.0.0/8",
     ),
+    Setting(
+        "receivers",
+        parse_receivers,
+        "none",
+        "[receivers.NAME] in sendkit.toml: mx, connections, messages_per_connection, rate (a minute) instead of the shipped",
+    ),
     Setting("connections_per_site", parse_count, "20", "outgoing connections to one set of MX hosts"),
     Setting(
         "retry_schedule",
@@ -257,7 +279,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
     Setting("log_format", one_of("auto", "human", "json"), "auto", "auto: human on a terminal, else json; to stderr"),
     Setting("log_level", one_of("debug", "info", "warning", "error"), "info", "least level that is logged"),
     Setting("drain_seconds", parse_count, "10", "SIGTERM: how long running work may take to finish"),
-    Setting("roles", parse_roles, "http,smtp,deliver", "what this process does"),
+    Setting("roles", parse_roles, "http,smtp,inbound,deliver", "what this process does"),
     Setting("capture_retention", parse_duration_ms, "7d", "captured mails are removed after it"),
     Setting("body_retention", parse_duration_ms, "30d", "contents are removed after it, never while a mail waits"),
     Setting("transcript_retention", parse_duration_ms, "30d", "attempts and their transcripts are removed after it"),
@@ -273,7 +295,6 @@ NOT_BUILT = frozenset(
         "auto_contacts",
         "block_disposable",
         "dnssec_resolvers",
-        "inbound_bind",
         "limits",
         "monthly_quota",
         "mta_sts_port",
@@ -340,6 +361,7 @@ def _knows_none(setting: Setting[Any]) -> bool:
         parse_addresses,
         parse_optional,
         parse_database_url,
+        parse_receivers,
     )
 
 
@@ -368,6 +390,8 @@ def _as_text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(str(item) for item in value)
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode()
     return str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,11 +22,14 @@ from sendkit_server.model.mail import ApiKey, Warning_
 from sendkit_server.net.tls_server import ServerTls
 from sendkit_server.store.errors import StoreError
 from sendkit_server.store.queries import keys as key_queries
+from sendkit_server.store.queries import queue as queue_queries
 from sendkit_server.store.store import Store
 
 WATCH_S = 5.0
 JUMP_MS = 10 * MINUTE_MS  # which takes two hours to follow
 PROBE_AGAIN_S = 60.0
+QUEUE_LOOK_S = 1.0
+QUEUE_LOOK_ALONE_S = 30.0  # nobody else can have written
 RETENTION_MS = 10 * MINUTE_MS
 
 PORT_25_BLOCKED = Warning_(
@@ -133,6 +137,41 @@ class Watch:
         if now >= self._retention_due:
             self._retention_due = now + RETENTION_MS
             await retention.expire(self._store, retention.Kept.of(self._settings), now)
+
+
+class QueueWatch:
+    """Tells delivery what the operator holds and wants tried now: at once when this process wrote it, else by looking."""
+
+    def __init__(self, store: Store, deliverer: Deliverer, clock: Callable[[], Instant]) -> None:
+        self._store = store
+        self._deliverer = deliverer
+        self._clock = clock
+        self._look_s = QUEUE_LOOK_ALONE_S if store.engine.exclusive else QUEUE_LOOK_S
+        self._written = asyncio.Event()
+        self._obeyed: dict[str, Instant] = {}
+        store.on_forget.append(self._written.set)
+
+    async def look(self) -> None:
+        """Reads it once, and obeys. StoreUnavailable."""
+        now = self._clock()
+        hand = await self._store.read(lambda connection: queue_queries.hand(connection, now))
+        self._deliverer.set_held(hand.held)
+        for site, at in hand.retried.items():
+            if self._obeyed.get(site) != at:
+                self._deliverer.lift(site)
+        self._obeyed = hand.retried
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            self._written.clear()
+            try:
+                await self.look()
+            except StoreError as error:
+                log.warning("watch.store_unavailable", error=str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._look_s):
+                    await self._written.wait()
 
 
 class Port25Watch:

@@ -45,6 +45,7 @@ class Server:
             "SENDKIT_HTTP_BIND": "127.0.0.1:0",
             "SENDKIT_SMTP_BIND": "127.0.0.1:0",
             "SENDKIT_SMTPS_BIND": "127.0.0.1:0",
+            "SENDKIT_INBOUND_BIND": "127.0.0.1:0",
             "SENDKIT_HOSTNAME": "mail.sender.test",
             "SENDKIT_LOG_FORMAT": "json",
             **settings,

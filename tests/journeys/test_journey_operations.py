@@ -158,7 +158,8 @@ async def test_a_taken_port_is_named_with_who_holds_it_and_the_setting_that_move
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        for setting in ("SENDKIT_HTTP_BIND", "SENDKIT_SMTP_BIND", "SENDKIT_SMTPS_BIND", "SENDKIT_HTTPS_BIND"):
+        for door in ("HTTP", "SMTP", "SMTPS", "HTTPS", "INBOUND"):
+            setting = f"SENDKIT_{door}_BIND"
             status, _, err = await make_server(**{setting: f"127.0.0.1:{port}"}).command("serve")
             assert status == 1
             assert f"127.0.0.1:{port}" in err and setting in err and f"pid {os.getpid()}" in err, err

@@ -131,7 +131,9 @@ async def test_the_list_of_nodes_tells_a_late_one_from_an_ended_one(
     status, out, err = await living.command("nodes")
     assert (status, err) == (0, "")
     assert re.search(
-        rf"^ *\d+  late   \S+:{pid}  deliver,http,smtp  since [-0-9: ]+  heartbeat [-0-9: ]+  recipients 0$", out, re.M
+        rf"^ *\d+  late   \S+:{pid}  deliver,http,inbound,smtp  since [-0-9: ]+  heartbeat [-0-9: ]+  recipients 0$",
+        out,
+        re.M,
     )
     # Started again in its own directory it ends what it was before.
     await dying.start()

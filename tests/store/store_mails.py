@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from sendkit_server.model.address import parse_mailbox
 from sendkit_server.model.mail import Content, Door, Message, PartsContent, Recipient, Role, Tag
@@ -21,13 +22,14 @@ def new_mail(
     at: int = 5_000,
     content: Content | None = None,
     tags: tuple[Tag, ...] = (),
+    **wishes: Any,
 ) -> NewMail:
-    """One message to these addresses (default: one)."""
+    """One message to these addresses (default: one). wishes: how it wants to travel, as Message has it."""
     boxes = tuple(parse_mailbox(address) for address in addresses or ("ann@there.test",))
     number = next(_numbers)
     message = Message(
         id=f"msg_{number:026d}", team_id=1, content_id=f"con_{number:026d}", door=Door.HTTP, key_id="key_1", from_=SENDER,
-        to=boxes, cc=(), subject="Hello", message_id=f"<{number}@sender.test>", created_at=at,
+        to=boxes, cc=(), subject="Hello", message_id=f"<{number}@sender.test>", created_at=at, **wishes,
     )  # fmt: skip
     recipients = tuple(Recipient(n, box, Role.TO) for n, box in enumerate(boxes))
     sites = frozenset(box.domain for box in boxes) if owned else frozenset()

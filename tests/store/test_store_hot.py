@@ -6,12 +6,13 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 from sqlalchemy import func, select
 from store_mails import completion, new_mail, owned_job
 
-from sendkit_server.model.mail import Attachment, PartsContent, RawContent, Tag
+from sendkit_server.model.mail import Attachment, PartsContent, Priority, RawContent, Tag
 from sendkit_server.model.status import Status
 from sendkit_server.store import schema
 from sendkit_server.store.queries import emails
@@ -21,7 +22,7 @@ from sendkit_server.store.values import Claim, Job
 
 async def claim(store: Store, now: int = 100_000, **more: object) -> list[Job]:
     wanted = {"exclude_sites": frozenset(), "per_site": 100, "limit": 100, **more}
-    return await store.claim(Claim(store.owner, now, **wanted))  # type: ignore[arg-type]
+    return (await store.claim(Claim(store.owner, now, **wanted))).jobs  # type: ignore[arg-type]
 
 
 async def statuses(store: Store, job: Job) -> list[str]:
@@ -89,11 +90,52 @@ async def test_the_round_over_the_sites_goes_on_where_it_stopped(store: Store) -
     seen = []
     after = ""
     for _ in range(9):
-        (job,) = await claim(store, limit=1, after_site=after)
+        wanted = Claim(store.owner, 100_000, frozenset(), per_site=100, limit=1, after_site=after)
+        claimed = await store.claim(wanted)
+        if not claimed.jobs:
+            assert claimed.reached == ""  # the round is complete
+            claimed = await store.claim(msgspec.structs.replace(wanted, after_site=""))
+        (job,) = claimed.jobs
         seen.append(job.site)
-        after = job.site
+        after = claimed.reached
     assert seen == ["a.test", "b.test", "c.test"] * 3
     assert await claim(store, after_site="b.test") == []
+
+
+async def test_a_slice_of_a_round_says_where_the_next_one_goes_on(store: Store) -> None:
+    for n in range(5):
+        await store.accept(new_mail(store.owner, f"x@s{n}.test", owned=False, at=200_000 if n < 4 else 5_000))
+    wanted = Claim(store.owner, 100_000, frozenset(), per_site=100, limit=100, max_sites=2)
+    reached = []
+    while True:
+        claimed = await store.claim(wanted)
+        reached.append((claimed.reached, len(claimed.jobs)))
+        if not claimed.reached:
+            break
+        wanted = msgspec.structs.replace(wanted, after_site=claimed.reached)
+    assert reached == [("s1.test", 0), ("s3.test", 0), ("", 1)]
+
+
+async def test_urgent_mail_is_claimed_first_and_alone_where_only_that_is_wanted(store: Store) -> None:
+    for priority in (Priority.BULK, Priority.NORMAL, Priority.URGENT):
+        for _ in range(2):
+            await store.accept(new_mail(store.owner, owned=False, priority=priority))
+    jobs = await claim(store, per_site=1)
+    assert [job.message.priority for job in jobs] == [Priority.URGENT]
+    jobs = await claim(store, urgent_only=frozenset({"there.test"}))
+    assert [job.message.priority for job in jobs] == [Priority.URGENT]
+    assert await claim(store, urgent_only=frozenset({"there.test"})) == []
+    left = sorted(job.message.priority for job in await claim(store))
+    assert left == [Priority.NORMAL] * 2 + [Priority.BULK] * 2
+
+
+async def test_how_a_mail_wants_to_travel_comes_back_with_it(store: Store) -> None:
+    mail = new_mail(
+        store.owner, owned=False, priority=Priority.BULK, expires_at=9_000_000, require_tls=True, stream="news"
+    )
+    await store.accept(mail)
+    (job,) = await claim(store)
+    assert job.message == mail.messages[0].message
 
 
 async def test_a_completion_settles_and_leaves_attempt_and_events(store: Store) -> None:

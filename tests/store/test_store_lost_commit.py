@@ -82,7 +82,7 @@ async def test_completions_and_management_are_looked_up_too(store: Store, proxy:
 async def test_what_was_claimed_when_the_answer_got_lost_is_in_hand(store: Store, proxy: Proxy) -> None:
     await store.accept(new_mail(store.owner, owned=False))
     proxy.lose_commits = 1
-    (job,) = await store.claim(Claim(store.owner, 100_000, frozenset(), 10, 10))
+    (job,) = (await store.claim(Claim(store.owner, 100_000, frozenset(), 10, 10))).jobs
     assert await store.complete(completion(job))
 
 

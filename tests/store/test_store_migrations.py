@@ -148,7 +148,7 @@ async def everything_came_along(store: Store) -> None:
     )
     assert kept == [MAILS, MAILS]
     # What the process of then had in hand is free, and everything is delivered.
-    jobs = await store.claim(Claim(store.owner, AT + 100_000, frozenset(), 100, 100))
+    jobs = (await store.claim(Claim(store.owner, AT + 100_000, frozenset(), 100, 100))).jobs
     assert sorted(job.message.subject for job in jobs) == [f"Number {number}" for number in range(MAILS)]
     assert {(job.recipients[0].attempts, job.recipients[0].status) for job in jobs} == {(2, Status.DELAYED)}
 

@@ -127,7 +127,7 @@ async def test_a_damaged_content_is_told_and_nothing_else_suffers(store: Store) 
     with pytest.raises(StoreUnavailable, match=name):
         await store.content(1, name)
     assert await store.content(1, whole.messages[0].message.content_id) == whole.content
-    jobs = await store.claim(Claim(store.owner, 10_000, frozenset(), 10, 10))
+    jobs = (await store.claim(Claim(store.owner, 10_000, frozenset(), 10, 10))).jobs
     assert {job.message.id: job.content for job in jobs} == {
         damaged.messages[0].message.id: None,
         whole.messages[0].message.id: whole.content,

@@ -71,7 +71,7 @@ async def test_what_waited_goes_on_where_it_is_restored_and_new_rows_find_room(
     store = new.open()
     store.start(NOW)
     try:
-        jobs = await store.claim(Claim(store.owner, NOW + 10_000_000, frozenset(), 1_000, 1_000))
+        jobs = (await store.claim(Claim(store.owner, NOW + 10_000_000, frozenset(), 1_000, 1_000))).jobs
         assert sum(len(job.recipients) for job in jobs) == 60
         assert all(job.content is not None for job in jobs)
         await store.accept(mail_at(store, NOW + 999_999))

@@ -69,7 +69,7 @@ async def test_everything_arrives_and_only_the_new_database_may_be_served(place:
     store = new.open()
     store.start(NOW)
     try:
-        jobs = await store.claim(Claim(store.owner, NOW + 10_000_000, frozenset(), 1_000, 1_000))
+        jobs = (await store.claim(Claim(store.owner, NOW + 10_000_000, frozenset(), 1_000, 1_000))).jobs
         assert sum(len(job.recipients) for job in jobs) == 60
     finally:
         store.close()

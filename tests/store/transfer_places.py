@@ -113,6 +113,11 @@ async def fill(place: Place, mails: int = 40) -> None:
         await store.write(lambda connection: connection.execute(insert(schema.api_key).values(KEY)))
         await store.write(lambda connection: connection.execute(insert(schema.domain).values(DOMAIN)))
         await store.write(lambda connection: connection.execute(insert(schema.dkim_key).values(DKIM)))
+        await store.write(lambda connection: connection.execute(insert(schema.suppression).values(SUPPRESSION)))
+        await store.write(
+            lambda connection: connection.execute(insert(schema.held_site).values(site="a.test", held_at=7))
+        )
+        await store.write(lambda connection: connection.execute(insert(schema.mta_sts).values(POLICY)))
         # It ends as a killed one does once it has been silent: what it had in hand is still its own.
         await store.write(lambda connection: connection.execute(update(schema.node).values(ended_at=NOW)))
     finally:
@@ -127,6 +132,14 @@ DOMAIN = {
     "team_id": 1, "id": "dom_1", "name": "sender.test", "status": "verified", "trusted": True, "region": "local",
     "open_tracking": False, "click_tracking": True, "tls": "opportunistic", "record_status": '{"DKIM":"verified"}',
     "created_at": NOW, "updated_at": NOW,
+}  # fmt: skip
+SUPPRESSION = {
+    "team_id": 1, "address": "ann@there.test", "id": "sup_1", "reason": "bounce", "detail": "{}", "created_at": NOW,
+    "updated_at": NOW,
+}  # fmt: skip
+POLICY = {
+    "domain": "there.test", "policy_id": "1", "mode": "enforce", "mx": '["*.there.test"]', "fetched_at": NOW,
+    "expires_at": NOW + 1,
 }  # fmt: skip
 DKIM = {
     "team_id": 1, "id": "dkm_1", "domain_id": "dom_1", "selector": "s1", "algorithm": "rsa-sha256",

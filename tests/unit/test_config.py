@@ -58,7 +58,7 @@ def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
         ({"SENDKIT_MX_PORT": "0"}, "from 1"),
         ({"SENDKIT_PUBLIC_URL": "mail.example.com"}, "absolute URL"),
         ({"SENDKIT_LOG_FORMAT": "xml"}, "auto, human, json"),
-        ({"SENDKIT_ROLES": "http,cook"}, "deliver, http, smtp"),
+        ({"SENDKIT_ROLES": "http,cook"}, "deliver, http, inbound, smtp"),
         ({"SENDKIT_DKIM": "ed25519"}, "rsa,ed25519"),
         ({"SENDKIT_DATABASE_URL": "postgresql://x"}, "needs SENDKIT_SECRET_KEY"),
         ({"SENDKIT_DATABASE_URL": "mysql://x"}, "give postgresql:"),
@@ -81,7 +81,7 @@ def test_an_unknown_key_or_a_broken_file_refuses_the_start(tmp_path: Path, text:
 
 def test_settings_of_later_versions_are_named_and_no_error() -> None:
     assert load({"SENDKIT_RATE_LIMIT": "100", "SENDKIT_WARMUP": "off"}).not_obeyed == ("rate_limit",)
-    assert "inbound_bind" in NOT_BUILT
+    assert "trusted_proxies" in NOT_BUILT
 
 
 def test_binds_durations_and_sizes() -> None:

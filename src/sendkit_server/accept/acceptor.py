@@ -8,16 +8,17 @@ rest is stored unowned and claimed later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
 import msgspec
 import structlog
 
-from sendkit_server.accept import fields, raw
+from sendkit_server.accept import fields, raw, wishes
 from sendkit_server.accept.fields import Checked
 from sendkit_server.accept.waiting import Waiting
+from sendkit_server.events import suppressed_at_accept
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.model import refusal
 from sendkit_server.model.address import Mailbox
@@ -31,6 +32,7 @@ from sendkit_server.model.mail import (
     Door,
     Message,
     PartsContent,
+    Priority,
     RawContent,
     RawSubmission,
     Recipient,
@@ -40,11 +42,16 @@ from sendkit_server.model.mail import (
 )
 from sendkit_server.model.permissions import EMAILS_SEND
 from sendkit_server.model.refusal import Refusal, Refused
+from sendkit_server.model.status import Status
+from sendkit_server.model.suppression import explanation
 from sendkit_server.store.directory import SendingDomain
 from sendkit_server.store.errors import OutcomeUnknown, StoreFull, StoreUnavailable
 from sendkit_server.store.store import Store
-from sendkit_server.store.values import Job, NewMail, NewMessage
+from sendkit_server.store.values import Ended, Job, NewMail, NewMessage
 from sendkit_server.wire.mime import build, estimated_size
+
+Suppressed = Mapping[str, str]
+"""Recipients that are not sent to, by Mailbox.matching, and why: bounce, complaint or manual."""
 
 log = structlog.get_logger("accept")
 
@@ -69,7 +76,7 @@ class AcceptSettings(msgspec.Struct, frozen=True):
 class Handover(Protocol):
     """How an accepted mail reaches delivery without a look at the store. app gives one object to both."""
 
-    def has_room(self, site: str, size_bytes: int) -> bool:
+    def has_room(self, site: str, size_bytes: int, priority: Priority) -> bool:
         """Whether delivery would take a job for this site now."""
 
     def foresee(self, job: Job) -> None:
@@ -129,16 +136,20 @@ class Acceptor:
             return refused
         try:
             values = fields.checked(submission, self._settings.max_recipients)
+            travel = wishes.checked(values.wishes, self._clock(), len(values.to))
             domain = await self._sending_domain(submission.key, values.from_)
             content = _parts(values)
             size = await self._checked_size(values, content)
+            everybody = values.to + values.cc + values.bcc
+            suppressed = await self._suppressed(submission.key, everybody)
         except Refused as error:
             return error.refusal
         warnings = self._warnings_for(submission.key, domain, no_text=values.text is None)
+        checked = _checked(everybody, suppressed)
         if submission.check_only:
-            return Accepted((), _checked(values), warnings, checked_only=True)
+            return Accepted((), checked, warnings, checked_only=True)
         now = self._clock()
-        new = self._messages(submission, values, domain, size, now)
+        new = self._messages(submission, values, travel, domain, size, suppressed, now)
         mail = NewMail(
             parent_id=_of_call("req", new[0].message.id),
             owner=self._store.owner,
@@ -148,7 +159,7 @@ class Acceptor:
             tags=submission.tags,
             metadata=submission.metadata,
         )
-        return await self._stored(mail, Door.HTTP, _checked(values), warnings)
+        return await self._stored(mail, Door.HTTP, checked, warnings)
 
     async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:
         """Accepts an SMTP transaction: one message with the envelope's recipients, headers as written."""
@@ -157,7 +168,9 @@ class Acceptor:
             return refused
         try:
             head = raw.checked(submission, self._settings.max_message_bytes)
+            travel = wishes.checked(head.wishes, self._clock())
             domain = await self._sending_domain(submission.key, head.from_)
+            suppressed = await self._suppressed(submission.key, submission.recipients)
         except Refused as error:
             return error.refusal
         now = self._clock()
@@ -177,8 +190,12 @@ class Acceptor:
             domain_id=domain.id if domain else None,
             capture=submission.capture or submission.key.test,
             protocol=submission.protocol,
+            priority=travel.priority,
+            expires_at=travel.expires_at,
+            require_tls=travel.require_tls or (domain is not None and domain.tls_enforced),
+            stream=travel.stream,
         )
-        new = self._owned(message, raw.with_roles(submission.recipients, head), len(submission.raw))
+        new = self._owned(message, raw.with_roles(submission.recipients, head), len(submission.raw), suppressed)
         mail = NewMail(
             parent_id=_of_call("req", message_id),
             owner=self._store.owner,
@@ -186,7 +203,7 @@ class Acceptor:
             size_bytes=len(submission.raw),
             messages=(new,),
         )
-        checked = tuple(CheckedRecipient(mailbox.address) for mailbox in submission.recipients)
+        checked = _checked(submission.recipients, suppressed)
         return await self._stored(mail, Door.SMTP, checked, self._warnings_for(submission.key, domain, no_text=False))
 
     async def _sending_domain(self, key: ApiKey, from_: Mailbox) -> SendingDomain | None:
@@ -202,6 +219,16 @@ class Acceptor:
         if key.test and key.domain_id is None and not self._settings.strict_test:
             return None
         raise Refused(refusal.DOMAIN_NOT_VERIFIED)
+
+    async def _suppressed(self, key: ApiKey, mailboxes: Sequence[Mailbox]) -> Suppressed:
+        """Those of the recipients that are not sent to."""
+        suppressed = self._store.suppressed
+        if suppressed.clear(key.team_id, mailboxes):
+            return {}
+        try:
+            return await suppressed.among(key.team_id, mailboxes)
+        except StoreUnavailable:
+            raise Refused(refusal.CANNOT_COMMIT) from None
 
     async def _checked_size(self, values: Checked, content: PartsContent) -> int:
         """About how large the composed mail is; Refused when it is over the limit."""
@@ -223,7 +250,14 @@ class Acceptor:
         return (NO_TEXT_PART, *found) if no_text else found
 
     def _messages(
-        self, submission: Submission, values: Checked, domain: SendingDomain | None, size_bytes: int, now: Instant
+        self,
+        submission: Submission,
+        values: Checked,
+        travel: wishes.Travel,
+        domain: SendingDomain | None,
+        size_bytes: int,
+        suppressed: Suppressed,
+        now: Instant,
     ) -> list[NewMessage]:
         """One message a `to` address; cc and bcc travel once, with the first."""
         key, content_id = submission.key, ""
@@ -245,19 +279,33 @@ class Acceptor:
                 created_at=now,
                 domain_id=domain.id if domain else None,
                 capture=key.test,
+                priority=travel.priority,
+                expires_at=travel.expires_at,
+                require_tls=travel.require_tls or (domain is not None and domain.tls_enforced),
+                stream=travel.stream,
             )
             roles = [(to, Role.TO)]
             if index == 0:
                 roles += [(cc, Role.CC) for cc in values.cc] + [(bcc, Role.BCC) for bcc in values.bcc]
-            found.append(self._owned(message, roles, size_bytes))
+            found.append(self._owned(message, roles, size_bytes, suppressed))
         return found
 
-    def _owned(self, message: Message, roles: list[tuple[Mailbox, Role]], size_bytes: int) -> NewMessage:
+    def _owned(
+        self, message: Message, roles: list[tuple[Mailbox, Role]], size_bytes: int, suppressed: Suppressed
+    ) -> NewMessage:
         """The message with its recipients, as this node's own at the sites that delivery has room for."""
-        recipients = tuple(Recipient(n, mailbox, role) for n, (mailbox, role) in enumerate(roles))
-        sites = {mailbox.domain for mailbox, _ in roles}
+        ended: dict[int, Ended] = {}
+        if suppressed:
+            recipients, ended = _with_ends(roles, suppressed, message.created_at)
+            sites = {one.mailbox.domain for one in recipients if one.n not in ended}
+        else:
+            recipients = tuple(Recipient(n, mailbox, role) for n, (mailbox, role) in enumerate(roles))
+            sites = {mailbox.domain for mailbox, _ in roles}
         return NewMessage(
-            message, recipients, frozenset(site for site in sites if self._handover.has_room(site, size_bytes))
+            message,
+            recipients,
+            frozenset(site for site in sites if self._handover.has_room(site, size_bytes, message.priority)),
+            ended,
         )
 
     async def _stored(
@@ -297,7 +345,7 @@ class Acceptor:
             AcceptedMessage(
                 id=new.message.id,
                 to=", ".join(mailbox.address for mailbox in new.message.to),
-                status="captured" if new.message.capture else "queued",
+                status=_status(new),
             )
             for new in mail.messages
         )
@@ -320,7 +368,9 @@ class Acceptor:
             else:
                 told.set_exception(error)
         if error is None and any(
-            one.mailbox.domain not in new.owned_sites for new in mail.messages for one in new.recipients
+            one.mailbox.domain not in new.owned_sites and one.n not in new.ended
+            for new in mail.messages
+            for one in new.recipients
         ):
             self._handover.wake()
 
@@ -351,15 +401,45 @@ def _parts(values: Checked) -> PartsContent:
     )
 
 
-def _checked(values: Checked) -> tuple[CheckedRecipient, ...]:
-    return tuple(CheckedRecipient(one.address) for group in (values.to, values.cc, values.bcc) for one in group)
+def _checked(mailboxes: Sequence[Mailbox], suppressed: Suppressed) -> tuple[CheckedRecipient, ...]:
+    if not suppressed:
+        return tuple([CheckedRecipient(one.address) for one in mailboxes])
+    return tuple(
+        CheckedRecipient(one.address, False, (Status.SUPPRESSED.value, explanation(suppressed[one.matching])))
+        if one.matching in suppressed
+        else CheckedRecipient(one.address)
+        for one in mailboxes
+    )
+
+
+def _with_ends(
+    roles: list[tuple[Mailbox, Role]], suppressed: Suppressed, now: Instant
+) -> tuple[tuple[Recipient, ...], dict[int, Ended]]:
+    """The recipients, and why those that are suppressed are at their end."""
+    recipients: list[Recipient] = []
+    ended: dict[int, Ended] = {}
+    for n, (mailbox, role) in enumerate(roles):
+        reason = suppressed.get(mailbox.matching)
+        if reason is None:
+            recipients.append(Recipient(n, mailbox, role))
+            continue
+        recipients.append(Recipient(n, mailbox, role, Status.SUPPRESSED))
+        ended[n] = suppressed_at_accept(n, reason, now)
+    return tuple(recipients), ended
+
+
+def _status(new: NewMessage) -> str:
+    """What the reply says of a message."""
+    if len(new.ended) == len(new.recipients):
+        return Status.SUPPRESSED.value
+    return "captured" if new.message.capture else Status.QUEUED.value
 
 
 def _jobs(new: NewMessage, mail: NewMail) -> list[Job]:
     """What is already this node's own, one job a site, with fence 1 as it was inserted."""
     found = []
     for site in sorted(new.owned_sites):
-        members = tuple([one for one in new.recipients if one.mailbox.domain == site])
+        members = tuple([one for one in new.recipients if one.mailbox.domain == site and one.n not in new.ended])
         shared = len(members) != len(new.recipients)
         found.append(Job(new.message, members, site, mail.size_bytes, 1, mail.content, mail.owner, shared))
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from sendkit_server.accept import wishes
 from sendkit_server.model.address import AddressError, Mailbox, parse_mailbox
 from sendkit_server.model.mail import Attachment, Submission, Tag
 from sendkit_server.model.refusal import (
@@ -57,7 +58,7 @@ _MIME_TYPE = re.compile(r"[\x20-\x7e\t]*")
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """A submission whose fields are all in order. reply_to, message_id: also from `headers`; message_id None: ours."""
+    """A submission whose fields are all in order. reply_to, message_id, wishes: also from `headers`; message_id None: ours."""
 
     from_: Mailbox
     to: tuple[Mailbox, ...]
@@ -70,6 +71,7 @@ class Checked(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...]
     message_id: str | None
     attachments: tuple[Attachment, ...]
+    wishes: wishes.Wishes
 
 
 def checked(submission: Submission, max_recipients: int) -> Checked:
@@ -93,8 +95,20 @@ def checked(submission: Submission, max_recipients: int) -> Checked:
     check_tags(submission.tags)
     check_metadata(submission.metadata)
     check_attachments(submission.attachments)
+    wanted = wishes.Wishes(submission.priority, submission.expires_at, submission.require_tls, submission.stream)
     return Checked(
-        from_, to, cc, bcc, reply_to, subject, html, text, headers, special.get("message-id"), submission.attachments
+        from_,
+        to,
+        cc,
+        bcc,
+        reply_to,
+        subject,
+        html,
+        text,
+        headers,
+        special.get("message-id"),
+        submission.attachments,
+        wishes.with_headers(wanted, special),
     )
 
 
@@ -177,7 +191,7 @@ def checked_headers(
             value = value.strip()
             if not is_message_id(value):
                 raise Refused(invalid("The header 'Message-ID' must be of the form <something@domain>.", field))
-        if lower in ("message-id", "reply-to"):
+        if lower in ("message-id", "reply-to") or lower in wishes.HEADERS:
             if lower in special:
                 raise Refused(invalid(f"The header '{name}' must be given only once.", field))
             special[lower] = value
@@ -191,10 +205,16 @@ def check_header_name(name: str) -> None:
     if not _HEADER_NAME.fullmatch(name) or len(name) > MAX_HEADER_NAME_CHARACTERS:
         raise Refused(invalid("The headers field contains an invalid header name.", "headers"))
     lower = name.lower()
-    if lower in NOT_BUILT_HEADERS or lower.startswith(NOT_BUILT_PREFIXES):
+    if is_not_built(lower):
         raise Refused(not_built_yet(name))
     if lower in FORBIDDEN_HEADERS or lower.startswith(FORBIDDEN_PREFIXES):
         raise Refused(invalid(f"The header '{name}' cannot be set in headers.", f"headers[{name}]"))
+
+
+def is_not_built(lower_name: str) -> bool:
+    """Whether a header means something to us that this version does not obey."""
+    ours = lower_name in NOT_BUILT_HEADERS or lower_name.startswith(NOT_BUILT_PREFIXES)
+    return ours and lower_name not in wishes.HEADERS
 
 
 def is_message_id(value: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from sendkit_server.accept.fields import MAX_SUBJECT_CHARACTERS, NOT_BUILT_HEADERS, NOT_BUILT_PREFIXES, is_message_id
+from sendkit_server.accept import wishes
+from sendkit_server.accept.fields import MAX_SUBJECT_CHARACTERS, is_message_id, is_not_built
 from sendkit_server.model.address import AddressError, Mailbox, parse_mailbox
 from sendkit_server.model.mail import RawSubmission, Role
 from sendkit_server.model.refusal import (
@@ -31,6 +32,7 @@ class Head(msgspec.Struct, frozen=True):
     cc: tuple[Mailbox, ...]
     subject: str
     message_id: str | None
+    wishes: wishes.Wishes
 
 
 def checked(submission: RawSubmission, max_message_bytes: int) -> Head:
@@ -44,15 +46,16 @@ def checked(submission: RawSubmission, max_message_bytes: int) -> Head:
     if found.received_count > MAX_RECEIVED:
         raise Refused(LOOP)
     for name, _ in found.extensions:
-        lower = name.lower()
-        if lower in NOT_BUILT_HEADERS or lower.startswith(NOT_BUILT_PREFIXES):
+        if is_not_built(name.lower()):
             raise Refused(not_built_yet(name))
+    wanted = wishes.with_headers(wishes.Wishes(), {name.lower(): value for name, value in found.extensions})
     return Head(
         from_=_only_from(found),
         to=_readable(found.to),
         cc=_readable(found.cc),
         subject=found.subject[:MAX_SUBJECT_CHARACTERS],
         message_id=found.message_id if found.message_id and is_message_id(found.message_id) else None,
+        wishes=wanted,
     )
 
 

@@ -8,16 +8,20 @@ from collections.abc import Mapping
 from sendkit_server.api import payload, shapes
 from sendkit_server.api.http import Request, Response, json_response, listed, page
 from sendkit_server.api.service import Service
-from sendkit_server.manage.queue import MAX_LANES, waiting
-from sendkit_server.model.instant import DAY_MS, Instant, api_time, day_start
+from sendkit_server.manage.queue import CANCELLED, MAX_LANES, waiting
+from sendkit_server.manage.queue import cancel as queue_cancel
+from sendkit_server.manage.queue import retry as queue_retry
+from sendkit_server.model.instant import DAY_MS, Instant, day_start
 from sendkit_server.model.mail import Door
 from sendkit_server.model.refusal import Refusal, Refused, invalid
 from sendkit_server.model.status import Status
 from sendkit_server.store.queries import emails as queries
 from sendkit_server.store.queries.emails import MAX_COUNT, Email, EmailFilter
+from sendkit_server.store.queries.queue import Target
 
 LARGE_BODY_BYTES = 1_000_000
 _EMAIL_NOT_FOUND = Refusal("not_found", "Email not found.", 404)
+_IN_FLIGHT = invalid("This email cannot be cancelled: it is being delivered at this moment.")
 
 
 async def send(service: Service, request: Request) -> Response | Refusal:
@@ -64,20 +68,36 @@ async def list_(service: Service, request: Request) -> Response | Refusal:
 async def queue(service: Service, request: Request) -> Response | Refusal:
     """GET /queue: what waits, by site, and why"""
     lanes = await waiting(service.store, request.team_id)
-    data = [
-        {
-            "site": lane.site,
-            "waiting": lane.waiting,
-            "in_flight": lane.in_flight,
-            "oldest": api_time(lane.oldest),
-            "last_answer": lane.last_answer,
-            "next_attempt_at": api_time(lane.next_attempt_at),
-            "reason": lane.reason,
-            "held": False,
-        }
-        for lane in lanes
-    ]
-    return json_response({"object": "list", "has_more": len(lanes) == MAX_LANES, "data": data})
+    data = [shapes.lane(lane) for lane in lanes]
+    return json_response({"object": "list", "has_more": len(lanes) >= MAX_LANES, "data": data})
+
+
+async def cancel(service: Service, request: Request) -> Response | Refusal:
+    """POST /emails/{id}/cancel: what waits is not sent"""
+    found = await _find(service, request)
+    if found is None:
+        return _EMAIL_NOT_FOUND
+    done = await queue_cancel(
+        service.store, Target(request.team_id, message_id=found.message.id), CANCELLED, service.clock
+    )
+    if done.recipients:
+        return json_response(shapes.changed(found, done.recipients))
+    return _IN_FLIGHT if done.in_flight else _nothing_waits("cancelled", found)
+
+
+async def retry(service: Service, request: Request) -> Response | Refusal:
+    """POST /emails/{id}/retry: what waits is tried now"""
+    found = await _find(service, request)
+    if found is None:
+        return _EMAIL_NOT_FOUND
+    if all(row.next_attempt_at is None for row in found.recipients):
+        return _nothing_waits("tried again", found)
+    changed = await queue_retry(service.store, Target(request.team_id, message_id=found.message.id), service.clock())
+    return json_response(shapes.changed(found, changed))
+
+
+def _nothing_waits(done: str, found: Email) -> Refusal:
+    return invalid(f"This email cannot be {done}: nothing of it waits any more, its status is {found.message.status}.")
 
 
 async def not_built(service: Service, request: Request) -> Response | Refusal:

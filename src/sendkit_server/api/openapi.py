@@ -35,6 +35,7 @@ QUERY = {
         "door", "message_id", "q",
     ),
     "/domains": ("page", "per_page"),
+    "/suppressions": ("page", "per_page", "reason", "origin", "search"),
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "operationId": re.sub(r"[^a-z]+", "_", f"{route.method} {route.path}".lower()).strip("_"),
         "responses": {
-            "200": {"description": "Success", "content": _content(route.reply)},
+            **{str(status): {"description": "Success", "content": _content(route.reply)} for status in route.statuses},
             "default": {"description": "Error", "content": _content(ErrorShape)},
         },
     }

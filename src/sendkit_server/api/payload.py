@@ -24,8 +24,7 @@ from sendkit_server.model.refusal import Refusal, Refused, invalid, not_built_ye
 
 MAX_FORM_PARTS = 1_000
 NOT_BUILT = (
-    "scheduled_at", "template", "variables", "auto_text", "track_opens", "track_clicks", "expires_at", "stream",
-    "priority", "unsubscribe", "require_tls",
+    "scheduled_at", "template", "variables", "auto_text", "track_opens", "track_clicks", "unsubscribe",
 )  # fmt: skip
 NOT_BUILT_HEADERS = (b"idempotency-key", b"x-batch-validation")
 _STRINGS = "a string or an array of strings"
@@ -99,7 +98,11 @@ def from_members(key: ApiKey, given: Members) -> Submission:
         attachments=_attachments(given),
         tags=_tags(given),
         metadata=_pairs(given, "metadata"),
-        check_only=_boolean(given, "check_only"),
+        check_only=_boolean(given, "check_only") or False,
+        priority=_string(given, "priority"),
+        expires_at=_string(given, "expires_at"),
+        require_tls=_boolean(given, "require_tls"),
+        stream=_string(given, "stream"),
     )
 
 
@@ -116,10 +119,10 @@ def _string(given: Members, name: str) -> str | None:
     return value
 
 
-def _boolean(given: Members, name: str) -> bool:
+def _boolean(given: Members, name: str) -> bool | None:
     value = given.get(name)
     if _absent(value):
-        return False
+        return None
     if not isinstance(value, bool):
         raise Refused(wrong_type(name, "true or false"))
     return value
@@ -278,7 +281,7 @@ def form_members(headers: Mapping[bytes, bytes], body: bytes) -> Members:
 
 
 def _form_value(name: str, texts: list[str]) -> object:
-    if name == "check_only" and len(texts) == 1:
+    if name in ("check_only", "require_tls") and len(texts) == 1:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}.get(
             texts[0], texts[0]
         )

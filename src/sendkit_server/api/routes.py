@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from sendkit_server.api import about, domains, emails, health, schema
+from sendkit_server.api import about, domains, emails, health, schema, suppressions
 from sendkit_server.api.http import Request, Response
 from sendkit_server.api.service import Service
 from sendkit_server.model.refusal import Refusal
@@ -18,7 +18,7 @@ Handler = Callable[[Service, Request], Awaitable[Response | Refusal]]
 class Route(msgspec.Struct, frozen=True):
     """permission: None means no key is needed.  path: `{id}` stands for one segment.  built: False answers 404 by name.
 
-    request, reply: the shapes of the bodies; reply None: no JSON.
+    request, reply: the shapes of the bodies; reply None: no JSON.  statuses: of success.
     """
 
     method: str
@@ -29,6 +29,7 @@ class Route(msgspec.Struct, frozen=True):
     reply: type | None = None
     request: type | None = None
     built: bool = True
+    statuses: tuple[int, ...] = (200,)
 
 
 def _later(method: str, path: str, permission: str) -> Route:
@@ -47,10 +48,65 @@ ROUTES: tuple[Route, ...] = (
         "Every delivery attempt with its transcript",
         schema.AttemptList,
     ),
+    Route("POST", "/emails/{id}/cancel", "emails:write", emails.cancel, "Do not send what waits", schema.ChangedEmail),
+    Route("POST", "/emails/{id}/retry", "emails:write", emails.retry, "Try now what waits", schema.ChangedEmail),
     Route("GET", "/queue", "queue:read", emails.queue, "What waits, by destination, and why", schema.LaneList),
     Route("GET", "/domains", "domains:read", domains.list_, "List domains", schema.DomainList),
     Route(
         "GET", "/domains/{id}", "domains:read", domains.read, "Read a domain with its DNS records", schema.DomainShape
+    ),
+    Route(
+        "GET",
+        "/suppressions",
+        "suppressions:read",
+        suppressions.list_,
+        "List suppressed addresses",
+        schema.SuppressionList,
+    ),
+    Route(
+        "POST",
+        "/suppressions",
+        "suppressions:write",
+        suppressions.add,
+        "Suppress an address",
+        schema.SuppressionShape,
+        schema.Suppress,
+        statuses=(201, 200),
+    ),
+    Route(
+        "POST",
+        "/suppressions/batch/add",
+        "suppressions:write",
+        suppressions.add_batch,
+        "Suppress up to 100 addresses",
+        schema.NamedList,
+        schema.SuppressMany,
+        statuses=(201,),
+    ),
+    Route(
+        "POST",
+        "/suppressions/batch/remove",
+        "suppressions:write",
+        suppressions.remove_batch,
+        "Take up to 100 addresses off the list",
+        schema.RemovedList,
+        schema.ReleaseMany,
+    ),
+    Route(
+        "GET",
+        "/suppressions/{id}",
+        "suppressions:read",
+        suppressions.read,
+        "Read a suppression by id or address",
+        schema.SuppressionShape,
+    ),
+    Route(
+        "DELETE",
+        "/suppressions/{id}",
+        "suppressions:write",
+        suppressions.remove,
+        "Take an address off the list, by id or address",
+        schema.RemovedShape,
     ),
     Route("GET", "/health", None, health.health, "The process lives", schema.HealthShape),
     Route("GET", "/ready", None, health.ready, "The process can serve", schema.ReadyShape),
@@ -64,8 +120,6 @@ ROUTES: tuple[Route, ...] = (
     _later("GET", "/emails/metrics", "analytics:read"),
     _later("GET", "/emails/receiving", "emails:read"),
     _later("PATCH", "/emails/{id}", "emails:write"),
-    _later("POST", "/emails/{id}/cancel", "emails:write"),
-    _later("POST", "/emails/{id}/retry", "emails:write"),
     _later("GET", "/emails/{id}/content", "emails:content"),
     _later("DELETE", "/emails/{id}/content", "emails:write"),
     _later("GET", "/emails/{id}/analytics", "analytics:read"),
@@ -78,8 +132,6 @@ ROUTES: tuple[Route, ...] = (
     _later("POST", "/api-keys", "keys:write"),
     _later("GET", "/templates", "templates:read"),
     _later("POST", "/templates", "templates:write"),
-    _later("GET", "/suppressions", "suppressions:read"),
-    _later("POST", "/suppressions", "suppressions:write"),
     _later("GET", "/contacts", "contacts:read"),
     _later("POST", "/contacts", "contacts:write"),
     _later("GET", "/webhooks", "webhooks:read"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -43,6 +43,10 @@ class SendEmail(msgspec.Struct):
     tags: list[TagShape] | None = None
     metadata: dict[str, str] | None = None
     attachments: list[AttachmentInput] | None = None
+    priority: Literal["urgent", "normal", "bulk"] | None = None
+    expires_at: str | None = None
+    require_tls: bool | None = None
+    stream: str | None = None
     check_only: bool | None = None
 
 
@@ -78,7 +82,7 @@ class SentShape(Shape):
 
 
 class SendReply(Shape):
-    """id: the first message's; absent with check_only. status: queued, captured or checked."""
+    """id: the first message's; absent with check_only. status: queued, captured, suppressed or checked."""
 
     status: str
     validation: ValidationShape
@@ -95,11 +99,15 @@ class DomainName(Shape):
 
 
 class BounceShape(Shape):
-    """What the recipient's server said."""
+    """What the recipient's server said, and what that says about the address: hard, soft, block or undetermined."""
 
+    type: str
+    subtype: str
     code: int | None
     enhanced: str | None
     diagnostic: str | None
+    explanation: str
+    action: str
 
 
 class RecipientShape(Shape):
@@ -184,8 +192,16 @@ class AttemptShape(Shape):
     created_at: str
 
 
+class ChangedEmail(Shape):
+    """recipients: how many of the email's were cancelled, or are due at once."""
+
+    object: str
+    id: str
+    recipients: int
+
+
 class LaneShape(Shape):
-    """What waits for one destination."""
+    """What waits for one destination. held: the operator has stopped it."""
 
     site: str
     waiting: int
@@ -283,6 +299,89 @@ class LaneList(Shape):
     object: str
     has_more: bool
     data: list[LaneShape]
+
+
+class EvidenceShape(Shape):
+    """Which mail bounced or was complained about, the server's words, and what they mean."""
+
+    message_id: str | None
+    subtype: str | None
+    code: int | None
+    enhanced: str | None
+    text: str | None
+    feedback_type: str | None
+    soft_bounces: int | None
+    at: str | None
+
+
+class SuppressionShape(Shape):
+    """An address that is not sent to. reason and origin: bounce, complaint or manual; evidence: null when manual."""
+
+    object: str
+    id: str
+    email: str
+    reason: str
+    origin: str
+    source_id: str | None
+    evidence: EvidenceShape | None
+    created_at: str
+    updated_at: str
+
+
+class SuppressionList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[SuppressionShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class Suppress(msgspec.Struct):
+    """The address, in any spelling."""
+
+    email: str
+
+
+class SuppressMany(msgspec.Struct):
+    """1 to 100 addresses."""
+
+    emails: list[str]
+
+
+class ReleaseMany(msgspec.Struct):
+    """1 to 100 addresses, or ids."""
+
+    emails: list[str] | None = None
+    ids: list[str] | None = None
+
+
+class NamedShape(Shape):
+    """What it is, and its id."""
+
+    object: str
+    id: str
+
+
+class NamedList(Shape):
+    """In the order of the call."""
+
+    data: list[NamedShape]
+
+
+class RemovedShape(Shape):
+    """It is no more."""
+
+    object: str
+    id: str
+    deleted: bool
+
+
+class RemovedList(Shape):
+    """In the order of the call, without what was not there."""
+
+    data: list[RemovedShape]
 
 
 class HealthShape(Shape):

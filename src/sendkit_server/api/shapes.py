@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import msgspec
 
+from sendkit_server.manage import suppressions
 from sendkit_server.manage.domains import Domain
+from sendkit_server.manage.queue import HELD, Waiting
 from sendkit_server.model.address import Mailbox
+from sendkit_server.model.bounce import classify
 from sendkit_server.model.instant import api_time
 from sendkit_server.model.mail import Accepted
 from sendkit_server.model.status import UNSETTLED, Status, last_event
@@ -55,7 +59,7 @@ def email(found: Email) -> Shape:
         "subject": row.subject,
         "last_event": last_event(status),
         "status": status,
-        "reason": _reason(plan) if plan is not None else told and told.explanation,
+        "reason": _reason(plan, found.held) if plan is not None else told and told.explanation,
         "next_attempt_at": api_time(plan.next_attempt_at) if plan is not None else None,
         "domain": {"id": row.domain_id, "name": found.domain_name} if row.domain_id else None,
         "template": None,
@@ -64,7 +68,7 @@ def email(found: Email) -> Shape:
         "stream": row.stream,
         "door": row.door,
         "message_id": row.message_id,
-        "recipients": [recipient(one) for one in found.recipients],
+        "recipients": [recipient(one, found.held) for one in found.recipients],
         "events": [event(one, found) for one in found.events],
         "scheduled_at": None,
         "sent_at": api_time(row.sent_at),
@@ -72,19 +76,36 @@ def email(found: Email) -> Shape:
     }
 
 
-def recipient(row: AnyRow) -> Shape:
-    """One recipient with its own status, and why it waits until when."""
+def changed(found: Email, recipients: int) -> Shape:
+    """The answer to a cancel or a retry: of how many recipients."""
+    return {"object": "email", "id": found.message.id, "recipients": recipients}
+
+
+def recipient(row: AnyRow, held: Collection[str] = ()) -> Shape:
+    """One recipient with its own status, and why it waits until when. held: sites that the operator has stopped."""
     status = Status(row.status)
     return {
         "email": f"{row.local}@{row.site}",
         "role": row.role,
         "status": status,
-        "reason": _reason(row) if status in UNSETTLED else row.explanation,
+        "reason": _reason(row, held) if status in UNSETTLED else row.explanation,
         "next_attempt_at": api_time(row.next_attempt_at),
         "attempts": row.attempts,
-        "bounce": {"code": row.code, "enhanced": row.enhanced, "diagnostic": row.explanation}
-        if status is Status.BOUNCED
-        else None,
+        "bounce": bounce(row) if status is Status.BOUNCED else None,
+    }
+
+
+def bounce(row: AnyRow) -> Shape:
+    """What the refusal says about the address, judged by today's rules."""
+    judged = classify(row.code, row.enhanced, row.explanation or "")
+    return {
+        "type": judged.type,
+        "subtype": judged.subtype,
+        "code": row.code,
+        "enhanced": row.enhanced,
+        "diagnostic": row.explanation,
+        "explanation": judged.explanation,
+        "action": judged.action,
     }
 
 
@@ -118,6 +139,37 @@ def attempt(row: AnyRow, found: Email) -> Shape:
         "transcript": [{"at_ms": at, "side": side, "text": text} for at, side, text in json.loads(row.transcript)],
         "milliseconds": row.milliseconds,
         "created_at": api_time(row.started_at),
+    }
+
+
+def suppression(row: AnyRow) -> Shape:
+    """A suppressed address, in the words of both dialects."""
+    told = suppressions.worded(row)
+    evidence = told["evidence"]
+    return {
+        "object": "suppression",
+        **told,
+        "origin": row.reason,
+        "source_id": evidence["message_id"] if isinstance(evidence, dict) else None,
+    }
+
+
+def removed(kind: str, removed_id: str) -> Shape:
+    """The answer to a DELETE."""
+    return {"object": kind, "id": removed_id, "deleted": True}
+
+
+def lane(found: Waiting) -> Shape:
+    """What waits for one destination."""
+    return {
+        "site": found.site,
+        "waiting": found.waiting,
+        "in_flight": found.in_flight,
+        "oldest": api_time(found.oldest),
+        "last_answer": found.last_answer,
+        "next_attempt_at": api_time(found.next_attempt_at),
+        "reason": found.reason,
+        "held": found.held,
     }
 
 
@@ -155,8 +207,10 @@ def domain(found: Domain) -> Shape:
     }
 
 
-def _reason(row: AnyRow) -> str:
+def _reason(row: AnyRow, held: Collection[str]) -> str:
     """Why an unsettled recipient waits."""
+    if row.site in held and row.owner is None:
+        return HELD
     if row.explanation:
         return str(row.explanation)
     return "It is being delivered now." if row.owner is not None else "It waits for its first attempt."

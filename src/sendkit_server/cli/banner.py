@@ -15,6 +15,7 @@ def banner(app: App) -> str:
         ("SMTP, STARTTLS", app.bound.smtp_bind),
         ("SMTP, TLS", app.bound.smtps_bind),
         ("SMTP, no TLS, everything captured", app.bound.dev_smtp_bind),
+        ("Bounces and complaints", app.bound.inbound_bind),
     ):
         if addresses:
             lines.append(f"  {label + ':':<36}{', '.join(str(address) for address in addresses)}")

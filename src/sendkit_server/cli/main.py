@@ -8,21 +8,20 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from sendkit_server.cli.actions import ActionFailed, act
 from sendkit_server.cli.archive import CARRYING
 from sendkit_server.cli.banner import banner
+from sendkit_server.cli.inbound import inbound
+from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
+from sendkit_server.cli.queue import queue
+from sendkit_server.cli.suppressions import suppressions
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load
 
 MANY_FILES = 65_536
-
-TEAM = click.option("--team", default="default", show_default=True, help="The team to act for.")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def main() -> None:
@@ -38,6 +37,9 @@ def cli() -> None:
 
 for _command in CARRYING:
     cli.add_command(_command)
+cli.add_command(inbound)
+cli.add_command(queue)
+cli.add_command(suppressions)
 
 
 def _settings(overrides: dict[str, str] | None = None) -> Settings:
@@ -47,18 +49,11 @@ def _settings(overrides: dict[str, str] | None = None) -> Settings:
         raise click.ClickException(str(error)) from None
 
 
-def _act(action: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return act(_settings(), action, arguments)
-    except (ActionFailed, ConfigError) as error:
-        raise click.ClickException(str(error)) from None
-
-
 @cli.command()
 @click.option(
     "--dev", is_flag=True, help="A test key, a plain SMTP listener and an inbox page; nothing leaves with that key."
 )
-@click.option("--roles", help="What this process does: http, smtp, deliver (comma list).")
+@click.option("--roles", help="What this process does: http, smtp, inbound, deliver (comma list).")
 def serve(dev: bool, roles: str | None) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
     # Imported here: `sendkit keys create` need not load the whole server.
@@ -128,7 +123,7 @@ def keys() -> None:
 def create_key(name: str, permission: str, domain: str | None, test: bool, team: str, as_json: bool) -> None:
     """Make a key and print it, once."""
     arguments = {"name": name, "permission": permission, "domain": domain, "test": test, "team": team}
-    result = _act("keys.create", arguments)
+    result = acted("keys.create", arguments)
     click.echo(json.dumps(result) if as_json else result["token"])
 
 
@@ -137,8 +132,8 @@ def create_key(name: str, permission: str, domain: str | None, test: bool, team:
 @AS_JSON
 def list_keys(team: str, as_json: bool) -> None:
     """List the keys; never their secrets."""
-    result = _act("keys.list", {"team": team})
-    _table(
+    result = acted("keys.list", {"team": team})
+    table(
         result,
         as_json,
         lambda key: (
@@ -153,7 +148,7 @@ def list_keys(team: str, as_json: bool) -> None:
 @TEAM
 def revoke_key(key_id: str, team: str) -> None:
     """Revoke a key at once, on every open connection."""
-    _act("keys.revoke", {"id": key_id, "team": team})
+    acted("keys.revoke", {"id": key_id, "team": team})
     click.echo(f"{key_id} is revoked.")
 
 
@@ -169,7 +164,7 @@ def domains() -> None:
 @AS_JSON
 def add_domain(name: str, trust: bool, team: str, as_json: bool) -> None:
     """Add a domain and print the DNS records to publish."""
-    result = _act("domains.add", {"name": name, "trust": trust, "team": team})
+    result = acted("domains.add", {"name": name, "trust": trust, "team": team})
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -178,13 +173,29 @@ def add_domain(name: str, trust: bool, team: str, as_json: bool) -> None:
     _records(result)
 
 
+@domains.command("set")
+@click.argument("name")
+@click.option(
+    "--tls",
+    type=click.Choice(["opportunistic", "enforced"]),
+    required=True,
+    help="enforced: its mail leaves only over TLS, to hosts that prove their names; else it waits.",
+)
+@TEAM
+@AS_JSON
+def set_domain(name: str, tls: str, team: str, as_json: bool) -> None:
+    """Change how a domain's mail may leave."""
+    result = acted("domains.set", {"name": name, "tls": tls, "team": team})
+    click.echo(json.dumps(result) if as_json else f"{result['name']}: TLS is {result['tls']}.")
+
+
 @domains.command("dns")
 @click.argument("name")
 @TEAM
 @AS_JSON
 def domain_dns(name: str, team: str, as_json: bool) -> None:
     """Print a domain's DNS records, one zone line each."""
-    result = _act("domains.show", {"name": name, "team": team})
+    result = acted("domains.show", {"name": name, "team": team})
     if as_json:
         click.echo(json.dumps(result["records"]))
     else:
@@ -196,8 +207,8 @@ def domain_dns(name: str, team: str, as_json: bool) -> None:
 @AS_JSON
 def list_domains(team: str, as_json: bool) -> None:
     """List the domains."""
-    result = _act("domains.list", {"team": team})
-    _table(
+    result = acted("domains.list", {"team": team})
+    table(
         result,
         as_json,
         lambda domain: f"{domain['id']}  {'trusted' if domain['trusted'] else domain['status']:<9} {domain['name']}",
@@ -212,30 +223,14 @@ def list_domains(team: str, as_json: bool) -> None:
 def inbox(clear: bool, team: str, as_json: bool) -> None:
     """List the captured mails."""
     if clear:
-        result = _act("inbox.clear", {"team": team})
+        result = acted("inbox.clear", {"team": team})
         click.echo(json.dumps(result) if as_json else f"Removed {result['removed']} mails.")
         return
-    _table(
-        _act("inbox.list", {"team": team}),
+    table(
+        acted("inbox.list", {"team": team}),
         as_json,
         lambda mail: f"{mail['created_at']}  {mail['id']}  {', '.join(mail['to'])}  {mail['subject']}",
         "The inbox is empty.",
-    )
-
-
-@cli.command()
-@TEAM
-@AS_JSON
-def queue(team: str, as_json: bool) -> None:
-    """What waits, by destination, and why."""
-    _table(
-        _act("queue.list", {"team": team}),
-        as_json,
-        lambda lane: (
-            f"{lane['site']}  waiting {lane['waiting']}  in flight {lane['in_flight']}  next try {lane['next_attempt_at']}"
-            f"  {lane['last_answer'] or ''}"
-        ),
-        "Nothing waits.",
     )
 
 
@@ -244,10 +239,10 @@ def queue(team: str, as_json: bool) -> None:
 @AS_JSON
 def list_nodes(show_all: bool, as_json: bool) -> None:
     """The processes that share this database: which live, and what each has in hand."""
-    result = _act("nodes.list", {})
+    result = acted("nodes.list", {})
     if not show_all:
         result["data"] = [node for node in result["data"] if node["state"] != "ended"]
-    _table(
+    table(
         result,
         as_json,
         lambda node: (
@@ -267,17 +262,3 @@ def _records(domain: dict[str, Any]) -> None:
             f"The MX record names {target!r}, which nobody can find: set SENDKIT_HOSTNAME to this server's name in DNS.",
             err=True,
         )
-
-
-def _table(result: dict[str, Any], as_json: bool, line: Callable[[dict[str, Any]], str], empty: str) -> None:
-    if as_json:
-        click.echo(json.dumps(result["data"]))
-    elif not result["data"]:
-        click.echo(empty)
-    for row in [] if as_json else result["data"]:
-        click.echo(_printable(line(row)))
-
-
-def _printable(text: str) -> str:
-    """Remote text on a terminal: no escape sequences."""
-    return "".join(character if character.isprintable() else "�" for character in text)

@@ -21,13 +21,16 @@ from sendkit_server.deliver.dial import Dialer, NoConnection, Site
 from sendkit_server.deliver.lane import Lane
 from sendkit_server.deliver.ledger import Ledger, Writer
 from sendkit_server.deliver.office import LaneView, Tried
-from sendkit_server.deliver.outcome import CAPTURED, LOOPS_BACK, domain_trouble
+from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
+from sendkit_server.deliver.pace import Limits
 from sendkit_server.deliver.probe import ProbeResult, probe
+from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
+from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.mail import Message
+from sendkit_server.model.mail import Message, Priority
 from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resolver, in_order
@@ -52,8 +55,10 @@ _ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 class DeliveryStore(Sources, Writer, Protocol):
     """What delivery needs of the store, beside contents, keys and completions."""
 
-    async def claim(self, *, exclude_sites: frozenset[str], per_site: int, limit: int) -> list[Job]:
-        """Jobs that are due, now owned by this node."""
+    async def claim(
+        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
+    ) -> list[Job]:
+        """Jobs that are due, now owned by this node. urgent_only: sites of which only urgent mail is wanted now."""
 
     async def next_due(self) -> Instant | None:
         """The earliest next_attempt_at of recipients without an owner; it may be past."""
@@ -76,6 +81,7 @@ class Deliverer:
         on_attempt: Callable[[Job, Attempt], None] | None = None,
         doors: Callable[[], int] = lambda: 0,
         ownership: Ownership | None = None,
+        suppressed: SuppressedAddresses | None = None,
         idle_look_s: float = IDLE_LOOK_S,
     ) -> None:
         """idle_look_s: how often the store is looked at when nothing is due and nobody said so."""
@@ -102,6 +108,16 @@ class Deliverer:
             eased=self.wake,
             on_attempt=on_attempt,
         )
+        self._stops = Stops(
+            suppressed or Nobody(),
+            self._ledger,
+            clock=clock,
+            start=self.start,
+            fault=self.fault,
+            go_on=self._dispatch,
+        )
+        self._default_limits = Limits(settings.connections_per_site, settings.messages_per_connection)
+        self._receivers = Receivers(settings.receivers, self._default_limits)
         self._guard = Guard(settings.allow_private, settings.own)
         # The operator has named the relay, so it may be anywhere but here.
         self._relay_guard = Guard(_ANYWHERE, settings.own)
@@ -117,7 +133,7 @@ class Deliverer:
         )
         self._dialer = Dialer(resolver, TlsClient(settings.ca_file), settings.timeouts, clock, self._ownership.holds)
         self._lanes: dict[object, Lane] = {}
-        self._lane_of: dict[str, tuple[MailHosts, Lane]] = {}
+        self._lane_of: dict[str, tuple[MailHosts, Lane]] = {}  # of mail that takes whatever TLS it gets
         self._resolving: dict[str, list[Parcel]] = {}
         self._foreseen: dict[tuple[str, str], Parcel] = {}  # not offered yet, by message and site
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,14 +146,22 @@ class Deliverer:
 
     # The public face.
 
-    def has_room(self, site: str, size_bytes: int) -> bool:
-        """Whether one more job for this domain can go straight to delivery; cheap, for each accepted message."""
-        if self._draining or not self._ledger.has_room(size_bytes) or not self._may_take():
+    def has_room(self, site: str, size_bytes: int, priority: Priority = Priority.NORMAL) -> bool:
+        """Whether one more job for this domain can go straight to delivery; cheap, for each accepted message.
+
+        Urgent mail is let into a lane that is full for the rest.
+        """
+        urgent = priority is Priority.URGENT
+        if self._draining or not self._ledger.has_room(size_bytes, urgent=urgent) or not self._may_take():
+            return False
+        if site in self._stops.held:
             return False
         if site in self._resolving:
-            return len(self._resolving[site]) < self._ledger.lane_limit
+            return urgent or len(self._resolving[site]) < self._ledger.lane_limit
         known = self._lane_of.get(site)
-        return known is None or not (known[1].is_full or known[1].is_elsewhere)
+        if known is None:
+            return True
+        return not known[1].is_elsewhere and (urgent or not known[1].is_full)
 
     def foresee(self, job: Job) -> None:
         """A job that will be offered once it is durable: it is composed meanwhile, which hides most of that time."""
@@ -197,6 +221,24 @@ class Deliverer:
     def resume(self) -> None:
         """The lease holds again: what was held up goes on."""
         self._let_open()
+        self.wake()
+
+    def set_held(self, held: frozenset[str]) -> None:
+        """The sites, and ids of messages, that nothing is sent of from now on: what waits here goes back to the store."""
+        before, self._stops.held = self._stops.held, held
+        if held:
+            for lane in list(self._lanes.values()):
+                for parcel in lane.withdraw(self._stops.is_held):
+                    self._dispatch(parcel)
+        if before - held:
+            self.wake()
+
+    def lift(self, site: str) -> None:
+        """Ask a site again now, though it is paused; "": every site."""
+        hosts = self._resolver.known_mail_hosts(site) if site else None
+        for key, lane in list(self._lanes.items()):
+            if not site or isinstance(lane.route, Smarthost) or site in lane.domains or _leads_to(key, hosts):
+                lane.lift()
         self.wake()
 
     def drop(self) -> None:
@@ -277,13 +319,17 @@ class Deliverer:
         if self._ledger.is_tight or not self._may_take():
             return False
         settings = self._settings
-        closed = set(self._resolving)
+        closed = self._stops.held.union(self._resolving)
+        full: set[str] = set()
         for lane in self._lanes.values():
             # A paused lane with a route behind it is passed by, so it holds up nothing.
-            if lane.turns_away() or lane.is_elsewhere or (lane.is_paused() and lane.route == settings.routes[-1]):
-                closed.update(lane.domains)
+            if lane.is_elsewhere or (lane.is_paused() and lane.route == settings.routes[-1]):
+                closed |= lane.domains
+            elif lane.turns_away():
+                full.update(lane.domains)
         jobs = await self._store.claim(
-            exclude_sites=frozenset(closed),
+            exclude_sites=closed,
+            urgent_only=frozenset(full),
             per_site=self._ledger.lane_limit,
             limit=min(CLAIM_SIZE, settings.room_jobs // 10 or 1),
         )
@@ -315,6 +361,8 @@ class Deliverer:
             return
         if self._draining:
             self._ledger.hand_back(parcel, SHUTTING_DOWN)
+            return
+        if self.is_stopped(parcel):
             return
         route = self._route_of(parcel)
         if isinstance(route, Capture):
@@ -357,30 +405,37 @@ class Deliverer:
         if isinstance(hosts, DnsProblem):
             self._no_way(parcel, domain_trouble(hosts))
             return
+        strict = parcel.message.require_tls
         known = self._lane_of.get(domain)
-        if known is not None and known[0] is hosts:
+        if known is not None and known[0] is hosts and not strict:
             known[1].put(parcel)
             return
         others = before_ourselves(hosts, self._settings.hostname)
         if not others:
             self._no_way(parcel, LOOPS_BACK)
             return
-        lane = self._direct_lane(others)
+        if strict:
+            self._direct_lane(others, strict=True).put(parcel)
+            return
+        lane = self._direct_lane(others, strict=False)
         if len(self._lane_of) >= KNOWN_DOMAINS:
             self._forget_domains()
         lane.domains.add(domain)
         self._lane_of[domain] = (hosts, lane)
         lane.put(parcel)
 
-    def _direct_lane(self, hosts: MailHosts) -> Lane:
-        key = frozenset(hosts)
+    def _direct_lane(self, hosts: MailHosts, *, strict: bool) -> Lane:
+        """strict: only over TLS with a certificate that proves the host's name. Such mail has lanes of its own, so that a
+        host which cannot prove its name holds up only what asks for that."""
+        key = frozenset(hosts), strict
         lane = self._lanes.get(key)
         if lane is None:
-            greeter = Greeter(self._settings.hostname, TlsWish.OFFERED)
+            wish = TlsWish.REQUIRED if strict else TlsWish.OFFERED
+            greeter = Greeter(self._settings.hostname, wish, verified=strict)
             # Named alike on every node, however DNS shuffles hosts of one preference: a site's shares go by its name.
             name = min((mx.preference, mx.host) for mx in hosts)[1]
             site = Site(name, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter)
-            lane = self._lanes[key] = self._new_lane(site, Direct(), self._guard)
+            lane = self._lanes[key] = self._new_lane(site, Direct(), self._guard, self._receivers.of(name))
         return lane
 
     def _smarthost_lane(self, route: Smarthost) -> Lane:
@@ -396,11 +451,11 @@ class Deliverer:
                 verified=strict,
             )
             site = Site(f"{route.host}:{route.port}", route.port, lambda: [route.host], greeter)
-            lane = self._lanes[route] = self._new_lane(site, route, self._relay_guard)
+            lane = self._lanes[route] = self._new_lane(site, route, self._relay_guard, self._default_limits)
         return lane
 
-    def _new_lane(self, site: Site, route: Route, guard: Guard) -> Lane:
-        return Lane(site, route, guard, self._settings, self, self._desk, self._dialer)
+    def _new_lane(self, site: Site, route: Route, guard: Guard, limits: Limits) -> Lane:
+        return Lane(site, route, guard, self._settings, self, self._desk, self._dialer, limits)
 
     def _forget_lanes(self) -> None:
         for key, lane in list(self._lanes.items()):
@@ -448,10 +503,13 @@ class Deliverer:
         """Give it up untried: the server shuts down, or the site is another node's."""
         self._ledger.hand_back(parcel, SHUTTING_DOWN if self._draining else ELSEWHERE)
 
-    def site_limit(self, site: str) -> int:
-        """This node's share of the connections to a site; 0 when others have them all."""
-        limit = self._settings.connections_per_site
+    def site_limit(self, site: str, limit: int) -> int:
+        """This node's share of a limit of a site; 0 when others have it all."""
         return 0 if self._share is None else self._share.of(limit, site)
+
+    def nodes(self) -> int:
+        """Among how many nodes limits are shared."""
+        return 1 if self._share is None else self._share.count
 
     def lane_limit(self) -> int:
         """How many jobs a lane may hold now."""
@@ -460,6 +518,19 @@ class Deliverer:
     def eased(self) -> None:
         """A lane that turned mail away has room again."""
         self._woken.set()
+
+    def is_stopped(self, parcel: Parcel) -> bool:
+        """Whether it must not be sent just now. Then it has ended, or Stops has it. It may lose some of its recipients."""
+        return self._is_too_late(parcel) or self._stops.takes(parcel)
+
+    def _is_too_late(self, parcel: Parcel) -> bool:
+        """Whether the mail's own deadline is over; then it has ended."""
+        expires_at, now = parcel.message.expires_at, self._clock()
+        if expires_at is None or now < expires_at:
+            return False
+        tried = Tried(None, None, None, now, 0, (Exchange(0, "*", EXPIRED.text),))
+        self._ledger.settle(parcel, self._route_of(parcel), tried, [EXPIRED] * len(parcel.addresses))
+        return True
 
     def may_open(self, lane: Lane) -> bool:
         """Whether one more connection may be opened now; if not, the lane is told when it may."""
@@ -556,6 +627,11 @@ def before_ourselves(hosts: MailHosts, hostname: str) -> MailHosts:
     """The hosts that are better than this server itself, when it is one of them (RFC 5321 5.1): else mail would loop."""
     own = [mx.preference for mx in hosts if mx.host == hostname.lower()]
     return tuple([mx for mx in hosts if mx.preference < min(own)]) if own else hosts
+
+
+def _leads_to(key: object, hosts: MailHosts | DnsProblem | None) -> bool:
+    """Whether a direct lane's key is made of these hosts."""
+    return isinstance(key, tuple) and isinstance(hosts, tuple) and key[0] <= frozenset(hosts)
 
 
 def _passed_over(route: Route, none: NoConnection) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from sendkit_server.compose import CannotCompose, Composed, compose
 from sendkit_server.deliver.outcome import COMPOSE_FAILED, DKIM_KEY_MISSING
-from sendkit_server.model.mail import Content, Message
+from sendkit_server.model.mail import Content, Message, Recipient
 from sendkit_server.model.outcome import Exchange, Outcome, Result
 from sendkit_server.store.values import Job
 from sendkit_server.wire.dkim import DkimKey
@@ -66,6 +66,25 @@ class Parcel:
         self.jobs += other.jobs
         self.addresses += other.addresses
         self.size_bytes += other.size_bytes
+
+    def part(self, leaves: Callable[[Job, Recipient], bool]) -> list[Job]:
+        """Let recipients leave: the jobs of those that do. A job of which only some leave becomes two."""
+        leaving: list[Job] = []
+        staying: list[Job] = []
+        for job in self.jobs:
+            gone = tuple([one for one in job.recipients if leaves(job, one)])
+            if len(gone) == len(job.recipients):
+                leaving.append(job)
+            elif not gone:
+                staying.append(job)
+            else:
+                rest = tuple([one for one in job.recipients if one not in gone])
+                leaving.append(msgspec.structs.replace(job, recipients=gone, shared=True))
+                staying.append(msgspec.structs.replace(job, recipients=rest, shared=True))
+        self.jobs = staying
+        self.addresses = [one.mailbox.address for job in staying for one in job.recipients]
+        self.size_bytes = sum(job.size_bytes for job in staying)
+        return leaving
 
 
 class Sources(Protocol):

@@ -9,13 +9,15 @@ and the site is asked again by a single connection when the pause is over.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
 
 from sendkit_server.deliver.connection import Carried, MailConnection
 from sendkit_server.deliver.desk import Desk, Parcel
 from sendkit_server.deliver.dial import Dialer, NoConnection, Site
+from sendkit_server.deliver.line import Line
 from sendkit_server.deliver.office import LaneView, Office, Tried
 from sendkit_server.deliver.outcome import OUR_FAULT, classify, obstacles
+from sendkit_server.deliver.pace import Limits, Pace
 from sendkit_server.deliver.route import Route
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.model.instant import Instant
@@ -40,7 +42,9 @@ class Lane:
         office: Office,
         desk: Desk,
         dialer: Dialer,
+        limits: Limits,
     ) -> None:
+        self.pace = Pace(limits)
         self.site = site
         self.route = route
         self.domains: set[str] = set()  # whose mail leads here
@@ -51,9 +55,9 @@ class Lane:
         self._office = office
         self._desk = desk
         self._dialer = dialer
-        self._waiting: deque[Parcel] = deque()
+        self._waiting = Line()
         self._composing = 0
-        self._ready: deque[Parcel] = deque()
+        self._ready = Line()
         self._carrying = 0
         self._idle: list[asyncio.Future[Parcel | None]] = []
         self._connections: set[MailConnection] = set()
@@ -62,7 +66,9 @@ class Lane:
         self._trouble: NoConnection | None = None
         self._crowded_limit = 0
         self._crowded_until = 0.0
-        self._mails_a_connection = settings.messages_per_connection
+        self._mails_a_connection = limits.messages_per_connection
+        self._pushed_back = ""
+        self._resuming: asyncio.TimerHandle | None = None
         self._closing = False
         self._turned_away_at = 0
         self._loop = asyncio.get_running_loop()
@@ -89,7 +95,7 @@ class Lane:
     @property
     def is_elsewhere(self) -> bool:
         """Whether other nodes have all the connections that the site may get."""
-        return self._office.site_limit(self.site.name) == 0
+        return self._office.site_limit(self.site.name, self.pace.limits.connections) == 0
 
     def is_paused(self) -> bool:
         """Whether the site is left alone for now."""
@@ -112,15 +118,29 @@ class Lane:
             return
         if parcel.composed is not None:
             self._ready.append(parcel)
-        elif self._waiting and self._joins(self._waiting[-1], parcel):
-            self._waiting[-1].join(parcel)
         else:
-            self._waiting.append(parcel)
+            last = self._waiting.last(parcel.message.priority)
+            if last is not None and self._joins(last, parcel):
+                last.join(parcel)
+            else:
+                self._waiting.append(parcel)
         self._pump()
 
     def view(self) -> LaneView:
         """For people."""
         paused = self.is_paused()
+        pushed_s = self.pace.pause_until - self._loop.time()
+        if not paused and pushed_s > 0:
+            return LaneView(
+                self.site.name,
+                self.route.name,
+                self.load - self._carrying,
+                self._carrying,
+                len(self._connections),
+                self.last_answer,
+                self._office.now() + round(pushed_s * 1000),
+                f"The site pushes back: {self._pushed_back}",
+            )
         return LaneView(
             self.site.name,
             self.route.name,
@@ -135,6 +155,27 @@ class Lane:
     def go_on(self) -> None:
         """A connection may be opened again."""
         self._pump()
+
+    def lift(self) -> None:
+        """Ask the site again now, however it answered before."""
+        self.paused_until = None
+        self._failures = 0
+        self.pace.lift()
+        self._pump()
+
+    def withdraw(self, is_meant: Callable[[Parcel], bool]) -> list[Parcel]:
+        """Give back those of its parcels that wait; what is being composed or carried comes to is_stopped by itself."""
+        found: list[Parcel] = []
+        for line in (self._ready, self._waiting):
+            meant = [parcel for parcel in line if is_meant(parcel)]
+            if not meant:
+                continue
+            others = [parcel for parcel in line if parcel not in meant]
+            line.clear()
+            for parcel in others:
+                line.append(parcel)
+            found += meant
+        return found
 
     def close_idle(self) -> bool:
         """Close the connection that was idle longest; False when all are at work."""
@@ -197,14 +238,15 @@ class Lane:
         if refused is not None:
             tried = Tried(None, None, None, self._office.now(), 0, (Exchange(0, "*", refused.text),))
             self._office.settle(parcel, self.route, tried, [refused] * len(parcel.addresses))
-            self._pump()
+        elif not self._office.is_stopped(parcel):
+            self.put(parcel)
             return
-        self.put(parcel)
+        self._pump()
 
     # Connections.
 
     def _open_more(self) -> None:
-        if self._closing:
+        if self._closing or self._resumes_later():
             return
         if self._connections:
             wanted = min(len(self._ready), self._allowed() - len(self._connections)) - self._opening
@@ -217,8 +259,9 @@ class Lane:
             self._office.start(self._open_and_serve())
 
     def _allowed(self) -> int:
-        share = self._office.site_limit(self.site.name)
-        return share if self._loop.time() >= self._crowded_until else min(share, self._crowded_limit)
+        share = self._office.site_limit(self.site.name, self.pace.limits.connections)
+        allowed = self.pace.connections(share)
+        return allowed if self._loop.time() >= self._crowded_until else min(allowed, self._crowded_limit)
 
     async def _open_and_serve(self) -> None:
         try:
@@ -280,7 +323,10 @@ class Lane:
                 return
             self._carrying += 1
             try:
-                await self._carry(connection, parcel)
+                if await self._in_turn(connection):
+                    await self._carry(connection, parcel)
+                else:
+                    self._take_back(parcel)
             except Exception as error:
                 # Whatever it was, the mail must not be forgotten; and the connection is in an unknown state.
                 self._office.fault("delivery.fault", error)
@@ -297,7 +343,7 @@ class Lane:
             await self._office.may_go_on()
         if connection.usable:
             # It took all it was thought to take; perhaps it takes more.
-            most = self._settings.messages_per_connection
+            most = self.pace.limits.messages_per_connection
             self._mails_a_connection = min(most, 2 * self._mails_a_connection)
 
     async def _next(self, connection: MailConnection) -> Parcel | None:
@@ -332,6 +378,8 @@ class Lane:
     async def _carry(self, connection: MailConnection, parcel: Parcel) -> None:
         target = connection.target
         assert target is not None and parcel.composed is not None
+        if self._office.is_stopped(parcel):
+            return
         capabilities = connection.capabilities
         if parcel.composed.eightbit and not capabilities.eightbit:
             refused = await self._desk.seven_bit(parcel)
@@ -356,6 +404,7 @@ class Lane:
         self.last_answer = carried.transcript[-1].text
         if reused and carried.untouched and self._goes_again(parcel, connection, carried):
             return
+        self._learn(carried)
         outcomes = _outcomes(carried, target.host)
         if blocked is not None:
             sent = iter(outcomes)
@@ -369,6 +418,50 @@ class Lane:
             carried.transcript,
         )
         self._office.settle(parcel, self.route, tried, outcomes)
+
+    async def _in_turn(self, connection: MailConnection) -> bool:
+        """Waits for the site's pace; False when that takes longer than a connection is kept, or this one has ended."""
+        while (wait_s := self.pace.wait_s(self._loop.time())) > 0:
+            if wait_s > self._settings.timeouts.idle_s:
+                connection.quit()
+                return False
+            await asyncio.sleep(wait_s)
+        if not connection.usable or self._closing:
+            return False
+        self.pace.goes(self._loop.time(), self._office.nodes())
+        return True
+
+    def _resumes_later(self) -> bool:
+        """Whether the site is paused; then its mail goes on by itself when that is over."""
+        wait_s = self.pace.wait_s(self._loop.time())
+        if wait_s <= 0 or self._connections:
+            return False
+        if (self._waiting or self._ready) and self._resuming is None:
+            self._resuming = self._loop.call_later(wait_s, self._resume)
+        return True
+
+    def _resume(self) -> None:
+        self._resuming = None
+        self._pump()
+
+    def _learn(self, carried: Carried) -> None:
+        """What the answers say about how much this site wants."""
+        now = self._loop.time()
+        transient = [
+            verdict
+            for verdict in carried.verdicts
+            if verdict.reply is not None
+            and (verdict.reply.code == 421 or (400 <= verdict.reply.code < 500 and verdict.step is not Step.RCPT))
+        ]
+        if not transient:
+            if any(verdict.reply is not None for verdict in carried.verdicts):
+                self.pace.took(now)
+            return
+        leave = any(verdict.reply is not None and verdict.reply.code == 421 for verdict in transient)
+        if self.pace.refused(now, leave=leave):
+            reply = transient[0].reply
+            assert reply is not None
+            self._pushed_back = reply.transcript
 
     def _goes_again(self, parcel: Parcel, connection: MailConnection, carried: Carried) -> bool:
         """Whether the server closed without looking at this mail, which then goes over another connection at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
@@ -76,13 +76,15 @@ class Ledger:
         """Whether the memory is too full for fetching more."""
         return self.jobs >= self._settings.room_jobs * 0.9 or self.size_bytes >= self._settings.room_bytes * 0.9
 
-    def has_room(self, size_bytes: int) -> bool:
+    def has_room(self, size_bytes: int, *, urgent: bool = False) -> bool:
         """Whether one more job can come in through the doors; one that is bigger than the room can when it is alone.
 
-        The last quarter is kept for what is fetched: under a load that never ends retries must go on, too.
+        The last quarter is kept for what is fetched (under a load that never ends retries must go on, too) and for what
+        is urgent.
         """
-        fits = self.size_bytes + size_bytes <= self._settings.room_bytes * 0.75
-        return self.jobs < self._settings.room_jobs * 0.75 and (fits or not self.jobs)
+        share = 1.0 if urgent else 0.75
+        fits = self.size_bytes + size_bytes <= self._settings.room_bytes * share
+        return self.jobs < self._settings.room_jobs * share and (fits or not self.jobs)
 
     @property
     def lane_limit(self) -> int:
@@ -95,6 +97,11 @@ class Ledger:
         """A job is in memory from now on."""
         self.jobs += 1
         self.size_bytes += job.size_bytes
+
+    def recount(self, before: Sequence[Job], after: Sequence[Job]) -> None:
+        """Jobs in memory have been parted."""
+        self.jobs += len(after) - len(before)
+        self.size_bytes += sum(job.size_bytes for job in after) - sum(job.size_bytes for job in before)
 
     def settle(
         self,
@@ -143,8 +150,17 @@ class Ledger:
 
     def hand_back(self, parcel: Parcel, why: str) -> None:
         """Give it up untried, for whoever takes it next."""
-        for job in parcel.jobs:
-            self._write(handed_back(job, self._clock(), why))
+        self.hand_back_jobs(parcel.jobs, why)
+
+    def hand_back_jobs(self, jobs: Sequence[Job], why: str, at: Instant | None = None) -> None:
+        """As hand_back. at: when they are due again; None: at once."""
+        for job in jobs:
+            self._write(handed_back(job, self._clock(), why, at))
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        """Write down that its recipients are at their end, though nothing was tried."""
+        self._log.info(f"delivery.{outcome.result.value}", message=job.message.id, site=job.site, reason=outcome.reason)
+        self._write(completion(job, None, None, self._clock(), waits=outcome))
 
     async def may_go_on(self) -> None:
         """Wait while too many outcomes are not written yet: what is delivered and unwritten may go twice."""
@@ -165,7 +181,9 @@ class Ledger:
         tries = 1 + max(recipient.attempts for recipient in job.recipients)
         at = next_attempt(self._settings.retry, tries, job.message.created_at, now, self._random())
         if at is not None:
-            return max(at, not_before), outcomes
+            # A mail with a deadline of its own is looked at once more when that is over, and ends then.
+            at = max(at, not_before)
+            return at if job.message.expires_at is None else min(at, max(job.message.expires_at, now)), outcomes
         window_ms = self._settings.retry.window_ms
         return None, [gave_up(each, window_ms) if each.result is Result.DEFERRED else each for each in outcomes]
 

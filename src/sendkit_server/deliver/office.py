@@ -55,14 +55,21 @@ class Office(Protocol):
     def hand_back(self, parcel: Parcel) -> None:
         """Give it up untried: the server shuts down, or the site is another node's."""
 
-    def site_limit(self, site: str) -> int:
-        """This node's share of the connections to a site; 0 when others have them all."""
+    def site_limit(self, site: str, limit: int) -> int:
+        """This node's share of a limit of a site; 0 when others have it all."""
+
+    def nodes(self) -> int:
+        """Among how many nodes limits are shared."""
 
     def lane_limit(self) -> int:
         """How many jobs a lane may hold now."""
 
     def eased(self) -> None:
         """A lane that turned mail away has room again."""
+
+    def is_stopped(self, parcel: Parcel) -> bool:
+        """Whether it must not be sent just now: its deadline is over, its site is held, an address may be suppressed.
+        Then it is the office's again."""
 
     def may_open(self, lane: Lane) -> bool:
         """Whether one more connection may be opened now; if not, the lane is told when it may."""

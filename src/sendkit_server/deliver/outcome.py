@@ -12,7 +12,7 @@
 5. A domain that does not exist, or says that it takes no mail (null MX), or has neither MX nor address: bounced.
    DNS that cannot be asked: deferred. Addresses we must not connect to: deferred, the operator can mend it.
 6. A mail that this server cannot carry (SIZE, 8BITMIME, SMTPUTF8) and every re-encoding was tried: failed.
-7. Deferred when the retry window is over: failed.
+7. Deferred when the retry window is over: failed. When the mail's own deadline is over, whatever it waits for: expired.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ LOOPS_BACK = Outcome(
     "The domain's mail hosts are this server itself: the mail would come back to where it is.",
     enhanced="5.4.6",
 )
+
+EXPIRED = Outcome(Result.EXPIRED, "expired", "Its expires_at came before it could be delivered; it was not sent.")
 
 # Enhanced codes X.subject.detail (RFC 3463) that say more than the code before them.
 _REASONS_BY_DETAIL = {

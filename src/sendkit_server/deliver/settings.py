@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -48,6 +51,7 @@ class DeliverySettings(msgspec.Struct, frozen=True):
     connections: int = 4000  # in all; each is a file descriptor
     connections_per_site: int = 20
     messages_per_connection: int = 1000
+    receivers: Mapping[str, Any] = MappingProxyType({})  # instead of what receivers.toml says, by name
     recipients_per_transaction: int = 100  # RFC 5321 4.5.3.1.8: every server takes as many
     lane_jobs: int = 2000
     room_jobs: int = 20_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -25,13 +26,29 @@ class DeliveryView:
         self._clock = clock
         self._after_site = ""
 
-    async def claim(self, *, exclude_sites: frozenset[str], per_site: int, limit: int) -> list[Job]:
-        """Due recipients, now this node's own."""
-        jobs = await self._store.claim(
-            Claim(self._store.owner, self._clock(), exclude_sites, per_site, limit, self._after_site)
-        )
-        self._after_site = jobs[-1].site if jobs else ""
-        return jobs
+    async def claim(
+        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
+    ) -> list[Job]:
+        """Due recipients, now this node's own. Looks round all sites, slice by slice, until it finds some."""
+        began_at = self._after_site
+        while True:
+            claimed = await self._store.claim(
+                Claim(
+                    self._store.owner,
+                    self._clock(),
+                    exclude_sites,
+                    per_site,
+                    limit,
+                    self._after_site,
+                    urgent_only=urgent_only,
+                )
+            )
+            self._after_site = claimed.reached
+            if claimed.jobs or (not claimed.reached and not began_at):
+                return claimed.jobs
+            if not claimed.reached:
+                # What lies before the place where this round began is still to be seen.
+                began_at = ""
 
     async def content(self, team_id: int, content_id: str) -> Content:
         """A content that did not come along with its job."""
@@ -42,9 +59,16 @@ class DeliveryView:
         return await self._signers.keys(team_id, domain)
 
     async def complete(self, completion: Completion) -> None:
-        """Writes what a try came to."""
+        """Writes what a try came to, and what it says about the addresses."""
         if not await self._store.complete(completion):
             log.warning("delivery.lost_ownership", message=completion.job.message.id)
+        team_id, suppressed = completion.job.message.team_id, self._store.suppressed
+        for new in completion.suppressions:
+            suppressed.add(team_id, new.address)
+            log.info("address.suppressed", message=completion.job.message.id, reason="bounce")
+        for address in completion.soft_bounces:
+            judge = partial(suppressed.suppress_soft, team_id=team_id, address=address, now=completion.at)
+            await self._store.write_quietly(judge)
 
     async def next_due(self) -> Instant | None:
         """When something unowned is due."""

@@ -5,28 +5,42 @@ Arguments and results are JSON values, so that both ways are the same.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from sendkit_server.manage import domains, inbox, keys, nodes, queue
+from sendkit_server.events.bounces import Returns
+from sendkit_server.manage import domains, inbox, keys, nodes, queue, suppressions
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.keys import ManageError
+from sendkit_server.model.address import AddressError
 from sendkit_server.model.instant import Instant, api_time
+from sendkit_server.store import seal
 from sendkit_server.store.queries import keys as key_queries
+from sendkit_server.store.queries.queue import Target
+from sendkit_server.store.queries.suppressions import SuppressionFilter
 from sendkit_server.store.store import Store
 
 Json = dict[str, Any]
+SUPPRESSIONS_A_PAGE = 100
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What actions work with. entropy: n random bytes."""
+    """What actions work with. entropy: n random bytes.  count_inbound: told what became of a mail that came back."""
 
     store: Store
     dns_names: DnsNames
     clock: Callable[[], Instant]
     entropy: Callable[[int], bytes]
+    count_inbound: Callable[[str], None] = lambda kind: None
+
+
+def returns_of(store: Store, clock: Callable[[], Instant], count: Callable[[str], None]) -> Returns:
+    """What takes in bounces and complaints."""
+    secret = seal.derived_key(store.secret_key, seal.RETURN_PATH_PURPOSE)
+    return Returns(store, secret, store.suppressed.suppress, clock, count)
 
 
 async def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Json:
@@ -86,10 +100,19 @@ async def _add_domain(context: Context, team_id: int, arguments: Mapping[str, An
         arguments["name"],
         context.dns_names,
         trust=arguments["trust"],
+        tls=arguments.get("tls"),
         now=context.clock(),
         entropy=context.entropy,
     )
     return _domain(added)
+
+
+async def _set_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    name = arguments["name"]
+    found = await domains.set_tls(context.store, team_id, name, arguments["tls"], context.dns_names, context.clock())
+    if found is None:
+        raise ManageError(f"there is no domain {name}; add it with `sendkit domains add {name}`")
+    return _domain(found)
 
 
 async def _show_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -133,12 +156,68 @@ async def _list_queue(context: Context, team_id: int, arguments: Mapping[str, An
                 "site": lane.site,
                 "waiting": lane.waiting,
                 "in_flight": lane.in_flight,
+                "oldest": api_time(lane.oldest),
                 "next_attempt_at": api_time(lane.next_attempt_at),
                 "last_answer": lane.last_answer,
+                "reason": lane.reason,
+                "held": lane.held,
             }
             for lane in await queue.waiting(context.store, team_id)
         ]
     }
+
+
+async def _hold_site(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    site = queue.site_of(arguments["site"])
+    is_new = await queue.hold(context.store, site, context.clock())
+    return {"site": site, "changed": is_new, "recipients": await queue.count(context.store, Target(team_id, site))}
+
+
+async def _release_site(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    site = queue.site_of(arguments["site"])
+    if not await queue.release(context.store, site):
+        raise ManageError(f"{site} is not held; `sendkit queue` shows what is")
+    return {"site": site, "changed": True, "recipients": await queue.count(context.store, Target(team_id, site))}
+
+
+async def _retry_queue(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    target = queue.target_of(team_id, arguments.get("target"))
+    return {"recipients": await queue.retry(context.store, target, context.clock())}
+
+
+async def _drop_queue(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    target = queue.target_of(team_id, arguments["target"])
+    done = await queue.cancel(context.store, target, queue.DROPPED, context.clock)
+    return {"recipients": done.recipients, "in_flight": done.in_flight}
+
+
+async def _list_suppressions(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    chosen = SuppressionFilter(team_id, arguments.get("reason"), arguments.get("search"))
+    offset = (arguments.get("page", 1) - 1) * SUPPRESSIONS_A_PAGE
+    found, _ = await suppressions.list_suppressions(context.store, chosen, offset, SUPPRESSIONS_A_PAGE)
+    return {"data": [suppressions.worded(row) for row in found]}
+
+
+async def _show_suppression(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    found = await suppressions.show(context.store, team_id, arguments["name"])
+    if found is None:
+        raise ManageError(f"{arguments['name']} is not suppressed")
+    return suppressions.worded(found)
+
+
+async def _add_suppression(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    try:
+        added = await suppressions.add(context.store, team_id, [arguments["address"]], context.clock())
+    except AddressError as error:
+        raise ManageError(f"{arguments['address']!r} is no email address: {error}") from None
+    return {**suppressions.worded(added[0].row), "is_new": added[0].is_new}
+
+
+async def _remove_suppression(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    removed = (await suppressions.remove(context.store, team_id, [arguments["name"]]))[0]
+    if removed is None:
+        raise ManageError(f"{arguments['name']} is not suppressed")
+    return {"id": removed, "deleted": True}
 
 
 async def _list_nodes(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -161,12 +240,20 @@ async def _list_nodes(context: Context, team_id: int, arguments: Mapping[str, An
     }
 
 
+async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    """A mail that came back, whoever's it is: its return path says so."""
+    returns = returns_of(context.store, context.clock, context.count_inbound)
+    taken = await returns.take(arguments["locals"], b64decode(arguments["raw"]))
+    return {"result": str(taken), "final": taken.is_final}
+
+
 def _domain(found: Domain) -> Json:
     return {
         "id": found.row.id,
         "name": found.row.name,
         "status": found.row.status,
         "trusted": found.row.trusted,
+        "tls": found.row.tls,
         "records": [
             {
                 "record_type": record.kind,
@@ -187,10 +274,20 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "keys.list": _list_keys,
     "keys.revoke": _revoke_key,
     "domains.add": _add_domain,
+    "domains.set": _set_domain,
     "domains.show": _show_domain,
     "domains.list": _list_domains,
     "inbox.list": _list_inbox,
     "inbox.clear": _clear_inbox,
     "queue.list": _list_queue,
+    "queue.hold": _hold_site,
+    "queue.release": _release_site,
+    "queue.retry": _retry_queue,
+    "queue.drop": _drop_queue,
+    "suppressions.list": _list_suppressions,
+    "suppressions.show": _show_suppression,
+    "suppressions.add": _add_suppression,
+    "suppressions.remove": _remove_suppression,
     "nodes.list": _list_nodes,
+    "inbound.take": _take_inbound,
 }

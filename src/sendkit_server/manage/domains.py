@@ -24,6 +24,7 @@ RSA: Algorithm = "rsa-sha256"
 ED25519: Algorithm = "ed25519-sha256"
 SELECTORS: dict[Algorithm, str] = {RSA: "sendkit", ED25519: "sendkit-ed"}
 DEFAULT_REGION = "local"
+TLS_POLICIES = ("opportunistic", "enforced")
 RECORD_TTL_S = 3600
 MX_PRIORITY = 10
 
@@ -74,10 +75,11 @@ async def add_domain(
     names: DnsNames,
     *,
     trust: bool,
+    tls: str | None = None,
     now: Instant,
     entropy: Callable[[int], bytes],
 ) -> Domain:
-    """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.
+    """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.  tls: of TLS_POLICIES.
 
     Adding a domain that is there already with trust vouches for it; without, it is an error.
     """
@@ -91,7 +93,7 @@ async def add_domain(
             raise ManageError(
                 f"the domain {domain_name} has been added already; see `sendkit domains dns {domain_name}`"
             )
-        changes = {"trusted": True, "updated_at": now}
+        changes = {"trusted": True, "updated_at": now, **({"tls": tls} if tls else {})}
         await store.write(lambda connection: queries.update_domain(connection, team_id, existing.id, changes))
         return await _existing(store, team_id, domain_name, names)
     domain_id = make_id("dom", now, entropy(ENTROPY_BYTES))
@@ -104,7 +106,7 @@ async def add_domain(
         "region": DEFAULT_REGION,
         "open_tracking": False,
         "click_tracking": False,
-        "tls": "opportunistic",
+        "tls": tls or TLS_POLICIES[0],
         "record_status": "{}",
         "created_at": now,
         "updated_at": now,
@@ -115,6 +117,20 @@ async def add_domain(
     except IntegrityError:
         raise ManageError(f"the domain {domain_name} has been added already") from None
     return await _existing(store, team_id, domain_name, names)
+
+
+async def set_tls(
+    store: Store, team_id: int, name_or_id: str, tls: str, names: DnsNames, now: Instant
+) -> Domain | None:
+    """Changes how a domain's mail may leave; None when the team has no such domain. ManageError: no such policy."""
+    if tls not in TLS_POLICIES:
+        raise ManageError(f"tls is one of {', '.join(TLS_POLICIES)}")
+    found = await store.read(lambda connection: queries.find_domain(connection, team_id, name_or_id.lower()))
+    if found is None:
+        return None
+    changes = {"tls": tls, "updated_at": now}
+    await store.write(lambda connection: queries.update_domain(connection, team_id, found.id, changes))
+    return await _existing(store, team_id, found.name, names)
 
 
 async def show_domain(store: Store, team_id: int, name_or_id: str, names: DnsNames) -> Domain | None:

@@ -22,6 +22,12 @@ def make_id(prefix: str, at: Instant, entropy: bytes) -> str:
     return f"{prefix}_" + "".join([pairs[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
+def instant_of(public_id: str) -> Instant:
+    """When an id was made, by the clock of whoever made it."""
+    # Python's digits of base 32 are ALPHABET.
+    return int(public_id.rpartition("_")[2], 32) >> 80
+
+
 def id_floor(prefix: str, at: Instant) -> str:
     """The least id of its prefix that can be made at this millisecond: a bound for ranges of ids."""
     return make_id(prefix, at, bytes(ENTROPY_BYTES))

@@ -6,7 +6,7 @@ in, stored once) and one or more *messages* made from it, each with its *recipie
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -28,6 +28,17 @@ class Role(StrEnum):
     TO = "to"
     CC = "cc"
     BCC = "bcc"
+
+
+class Priority(IntEnum):
+    """A mail's place in its lane; the lowest number goes first."""
+
+    URGENT = 0
+    NORMAL = 1
+    BULK = 2
+
+
+DEFAULT_STREAM = "transactional"
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -79,6 +90,10 @@ class Submission(msgspec.Struct, frozen=True):
     tags: tuple[Tag, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
     check_only: bool = False
+    priority: str | None = None
+    expires_at: str | None = None
+    require_tls: bool | None = None
+    stream: str | None = None
 
 
 class RawSubmission(msgspec.Struct, frozen=True):
@@ -119,7 +134,8 @@ Content = PartsContent | RawContent
 class Message(msgspec.Struct, frozen=True):
     """One accepted mail with its public id. to and cc are what its headers show, not the envelope.
 
-    message_id: the Message-ID header with its angle brackets.  capture: never leaves, whatever the route.
+    message_id: the Message-ID header with its angle brackets.  capture: never leaves, whatever the route.  expires_at: it
+    is never sent after that.  require_tls: deferred rather than sent in clear or to a host that is not verified.
     """
 
     id: str
@@ -136,6 +152,10 @@ class Message(msgspec.Struct, frozen=True):
     domain_id: str | None = None
     capture: bool = False
     protocol: str = ""
+    priority: Priority = Priority.NORMAL
+    expires_at: Instant | None = None
+    require_tls: bool = False
+    stream: str = DEFAULT_STREAM
 
 
 class Recipient(msgspec.Struct, frozen=True):

@@ -8,12 +8,15 @@ import msgspec
 
 
 class Result(StrEnum):
-    """delivered; deferred: tried again; bounced: the recipient's side said never; failed: cannot travel, gave up."""
+    """delivered; deferred: tried again; bounced: the recipient's side said never; failed: cannot travel, gave up; expired:
+    the mail's own deadline came first; suppressed: the address was suppressed meanwhile."""
 
     DELIVERED = "delivered"
     DEFERRED = "deferred"
     BOUNCED = "bounced"
     FAILED = "failed"
+    EXPIRED = "expired"
+    SUPPRESSED = "suppressed"
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -1,28 +1,16 @@
-"""One client's connection: the shell around wire.smtp_server's session.
-
-Hot path. Measured under uvloop with 5 KB messages over 20 connections, one command at a time: 66 µs of CPU a message in
-all, 26 µs of them the session. So there is no task and no future for a command: what comes is handed to the session,
-what the session says is written. Only a message, STARTTLS and a key that is not cached cost a task. While one runs, a further
-packet is kept and reading pauses; it also pauses while the client does not read our replies, so that no client can
-make us hold more than a packet and an outbox.
-"""
+"""One client of the submission door: who it is, and what becomes of its messages."""
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-import sys
-import traceback
-from collections.abc import Awaitable, Coroutine
-from typing import cast
+from collections.abc import Awaitable
 
 import structlog
 
 from sendkit_server.model.mail import Accepted, ApiKey, RawSubmission
 from sendkit_server.model.permissions import EMAILS_SEND
-from sendkit_server.model.refusal import INVALID_KEY, MISSING_KEY, UNEXPECTED, Refusal
+from sendkit_server.model.refusal import INVALID_KEY, MISSING_KEY, Refusal
 from sendkit_server.smtp.service import Service
-from sendkit_server.store.errors import StoreUnavailable
+from sendkit_server.smtp.shell import Shell, fault
 from sendkit_server.wire import smtp_server_replies as say
 from sendkit_server.wire.reply import Reply
 from sendkit_server.wire.smtp_server import Event, Mail, Message, SubmissionSession
@@ -33,149 +21,32 @@ USERS = frozenset({"sendkit", "resend", "apikey", "api"})
 log = structlog.get_logger()
 
 
-class Connection(asyncio.Protocol):
-    """A client between accept(2) and its last byte."""
+class Connection(Shell):
+    """A client that hands mail in."""
 
     def __init__(self, service: Service, session: SubmissionSession, address: str) -> None:
-        self.session = session
+        super().__init__(service, session, address)
         self.key = service.dev_key
-        self.task: asyncio.Task[None] | None = None
         self._service = service
-        self._address = address
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._writing_paused = False
-        self._reading_paused = False
-        self._held_back: bytes | None = None
-        self._heard_at = self._quiet_since = self._loop.time()
-        self._line_since: float | None = None
-        service.connections.add(self)
-        service.empty.clear()
+        self._client = address
 
-    # What the event loop calls
+    @property
+    def is_known(self) -> bool:
+        """Whether it has logged in."""
+        return self.key is not None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, but not the base class
-        self._quiet_since = self._loop.time()
-        self._go_on()
+    def forget_client(self) -> None:
+        """Nobody is logged in any more."""
+        self.key = None
 
-    def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
-        if self._held_back is not None:
-            self._held_back += data
-            return
-        self.session.receive(data)
-        if self.task or self._writing_paused:
-            self._pause_reading()
-        else:
-            self._go_on()
-
-    def pause_writing(self) -> None:
-        self._writing_paused = True
-
-    def resume_writing(self) -> None:
-        self._writing_paused = False
-        if not self.task:
-            self._go_on()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.forget()
-
-    # What the door calls
-
-    def forget(self) -> None:
-        """Give the place free; once, however often it is called."""
-        if self in self._service.connections:
-            self._service.connections.remove(self)
-            self._service.counts.release(self._address)
-            if not self._service.connections:
-                self._service.empty.set()
-
-    def drain(self) -> None:
-        """The door closes: say so now, or after the message that is being taken in."""
-        if not self.task:
-            self._go_on()
-
-    def abort(self) -> None:
-        """No more patience."""
-        if self.task:
-            self.task.cancel()
-        if self._transport:
-            self._transport.abort()
-
-    def check_clocks(self, now: float) -> None:
-        """Time out a client that is too slow. While we owe the answer, no clock runs."""
-        if self._transport is None or self.task:
-            return
-        quiet_s = now - self._quiet_since
-        if self.session.closed or self._writing_paused:
-            # It does not read what we say, so there is no point in saying more.
-            if quiet_s > (self._service.settings.linger_s if self.session.closed else self._service.settings.idle_s):
-                self._transport.abort()
-        elif self._is_overdue(now, quiet_s):
-            self._service.on_error("timeout")
-            self.session.end(say.TIMEOUT)
-            self._go_on()
-
-    # The session's events
-
-    def _go_on(self) -> None:
-        """Let the session work off what has come, until it needs more, or somebody to wait for."""
-        session, transport = self.session, self._transport
-        if transport is None:
-            return
-        while True:
-            event = session.next_event()
-            if event is not None:
-                self._handle(event)
-                if not self.task and not session.closed:
-                    continue
-            elif self._service.draining and not session.closed and session.content_bytes is None:
-                session.end(say.SHUTTING_DOWN)
-            said = session.bytes_to_send()
-            if not said:
-                break
-            self._quiet_since = self._loop.time()
-            self._line_since = None
-            transport.write(said)
-            if self.task or self._writing_paused or session.closed:
-                break
-        if session.closed and not self.task:
-            self._hang_up(transport)
-            return
-        if session.in_mid_command and self._line_since is None:
-            self._line_since = self._loop.time()
-        if self._reading_paused and not (self.task or self._writing_paused):
-            self._reading_paused = False
-            transport.resume_reading()
-
-    def _hang_up(self, transport: asyncio.Transport) -> None:
-        # Closing a socket with unread input resets it, and the client may lose our last reply: so only our half is
-        # closed, the client's is read until it closes it or linger_s is over.
-        if transport.can_write_eof() and not self._service.draining:
-            transport.write_eof()
-        else:
-            transport.close()
-
-    def _handle(self, event: Event) -> None:
+    def decide(self, event: Event) -> None:
+        """A sender, a message or credentials."""
         if isinstance(event, Mail):
             self.session.answer(_refused(refusal) if (refusal := self._check_key()) else say.SENDER_OK)
         elif isinstance(event, Message):
-            self._start(self._accept(event))
+            self.start(self._accept(event))
         elif isinstance(event, AuthAttempt):
             self._log_in(event)
-        else:
-            self._begin_tls()
-
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        self.task = self._loop.create_task(work)
-
-    def _finish(self, reply: Reply) -> None:
-        """A task's last act: its answer, and on with what came meanwhile."""
-        self.task = None
-        self.session.answer(reply)
-        self._go_on()
 
     # Messages
 
@@ -185,10 +56,10 @@ class Connection(asyncio.Protocol):
         if isinstance(result, Refusal):
             log.info("smtp.refused", name=result.name, code=result.smtp_code, key=self.key and self.key.id)
             self._service.on_error(result.name)
-            self._finish(_refused(result))
+            self.finish(_refused(result))
             return
         message_id = result.messages[0].id
-        self._finish(Reply(250, "2.0.0", f"Ok: {message_id}"))
+        self.finish(Reply(250, "2.0.0", f"Ok: {message_id}"))
 
     def _check_key(self) -> Refusal | None:
         """The key as it is now: it may have been revoked or paused since AUTH."""
@@ -197,7 +68,7 @@ class Connection(asyncio.Protocol):
         try:
             return self._service.acceptor.check_mail(self.key)
         except Exception:
-            return _fault("check_mail")
+            return fault("check_mail")
 
     async def _accepted_or_refused(self, message: Message) -> Accepted | Refusal:
         assert self.key is not None  # _check_key came before
@@ -212,7 +83,7 @@ class Connection(asyncio.Protocol):
         try:
             return await self._service.acceptor.accept_raw(submission)
         except Exception:
-            return _fault("accept_raw")
+            return fault("accept_raw")
 
     # Logins
 
@@ -224,107 +95,35 @@ class Connection(asyncio.Protocol):
         try:
             found = self._service.keys.lookup(attempt.secret)
         except Exception:
-            _fault("lookup")
+            fault("lookup")
             self.session.answer(say.LOGIN_FAULT)
             return
         if found is None or isinstance(found, ApiKey):
             self.session.answer(self._judge(attempt.user, found))
         else:
-            self._start(self._await_key(attempt.user, found))
+            self.start(self._await_key(attempt.user, found))
 
     async def _await_key(self, user: str, found: Awaitable[ApiKey | None]) -> None:
         try:
             key = await found
         except Exception:
-            _fault("lookup")
-            self._finish(say.LOGIN_FAULT)
+            fault("lookup")
+            self.finish(say.LOGIN_FAULT)
         else:
-            self._finish(self._judge(user, key))
+            self.finish(self._judge(user, key))
 
     def _judge(self, user: str, key: ApiKey | None) -> Reply:
         """A right key is never refused for the failures of others at its address: those count only when it is wrong."""
         if key is None or user.lower() not in USERS:
             self._service.on_error(INVALID_KEY.name)
-            too_many = self._service.failed_logins.record(self._address, self._loop.time())
-            log.info("smtp.login_failed", peer=self._address, too_many=too_many)
+            too_many = self._service.failed_logins.record(self._client, self.now())
+            log.info("smtp.login_failed", peer=self._client, too_many=too_many)
             return say.TOO_MANY_LOGINS if too_many else say.AUTH_FAILED
         if EMAILS_SEND not in key.permissions:
             return say.CANNOT_SEND
         self.key = key
         return say.AUTHENTICATED
 
-    # STARTTLS
-
-    def _begin_tls(self) -> None:
-        assert self._service.tls is not None and self._transport is not None  # the session offers it only then
-        try:
-            context = self._service.tls()
-        except (OSError, ValueError):
-            _fault("tls")
-            self.session.answer(say.TLS_FAULT)
-            return
-        # Reading rests until start_tls has taken the transport over, so no byte in clear can come any more. What does
-        # come was said under TLS, perhaps before start_tls returns: it is held back until the session knows of it.
-        self._transport.pause_reading()
-        self._held_back = b""
-        self.session.answer(say.READY_FOR_TLS)
-        self._start(self._secure(self._transport, context))
-
-    async def _secure(self, plain: asyncio.Transport, context: ssl.SSLContext) -> None:
-        try:
-            transport = await self._loop.start_tls(
-                plain,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=self._service.settings.handshake_s,
-                ssl_shutdown_timeout=self._service.settings.linger_s,
-            )
-        except OSError as error:  # ssl.SSLError and the time-out are among them
-            log.info("smtp.handshake_failed", peer=self._address, error=type(error).__name__)
-            transport = None
-        self.task = None
-        if transport is None:
-            plain.abort()
-            self.forget()
-            return
-        self._transport = transport
-        self.key = None
-        self.session.secured()
-        if self._held_back:
-            self.session.receive(self._held_back)
-        self._held_back = None
-        self._quiet_since = self._loop.time()
-        self._go_on()
-
-    # Small change
-
-    def _pause_reading(self) -> None:
-        if self._transport and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
-
-    def _is_overdue(self, now: float, quiet_s: float) -> bool:
-        settings = self._service.settings
-        received = self.session.content_bytes
-        if received is None:
-            crowded = self._service.counts.crowded and self.key is None
-            idle_s = settings.crowded_idle_s if crowded else settings.idle_s
-            return quiet_s > idle_s or (self._line_since is not None and now - self._line_since > settings.command_s)
-        wanted = max(0.0, quiet_s - settings.data_grace_s) / settings.data_rate_s * settings.data_rate_bytes
-        return received < wanted or now - self._heard_at > settings.data_stall_s or quiet_s > settings.message_s
-
 
 def _refused(refusal: Refusal) -> Reply:
     return Reply(refusal.smtp_code, refusal.smtp_enhanced, refusal.smtp_text)
-
-
-def _fault(where: str) -> Refusal:
-    """Called while an exception is handled: the log gets it, the client the same as always."""
-    error = sys.exception()
-    if isinstance(error, StoreUnavailable):
-        log.warning("smtp.store_unavailable", where=where, error=str(error))
-        return UNEXPECTED
-    # As text: a renderer that prints the frames' variables would print secrets and bodies.
-    log.error("smtp.fault", where=where, exception=traceback.format_exc())
-    return UNEXPECTED

@@ -1,34 +1,20 @@
-"""The submission door: listens, admits, watches the clocks, and closes in an orderly way."""
+"""The submission door: clients with an API key hand their mail in."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import socket
 import ssl
 from collections.abc import Callable
 
-import structlog
-
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.smtp.connection import Connection
-from sendkit_server.smtp.peers import address_group, is_loopback
+from sendkit_server.smtp.listener import Listener
+from sendkit_server.smtp.peers import is_loopback
 from sendkit_server.smtp.service import Service
 from sendkit_server.smtp.submission import Acceptor, KeyRing, Mode, SubmissionSettings
-from sendkit_server.wire import smtp_server_replies as say
-from sendkit_server.wire.smtp_server import SubmissionSession, speaks_other_protocol
-
-BACKLOG = 1_024
-ACCEPTS_AT_ONCE = 64  # then others get their turn
-ACCEPT_PAUSE_S = 1.0  # when the system has no more file descriptors
-LONGEST_SWEEP_S = 1.0
-PEEKED_BYTES = 16
-DISCARDED_BYTES = 65_536
-
-log = structlog.get_logger()
+from sendkit_server.wire.smtp_server import SubmissionSession
 
 
-class SubmissionDoor:
+class SubmissionDoor(Listener):
     """One kind of listener, on as many sockets as wanted.
 
     tls: the context to use for the next handshake, so that a renewed certificate needs no restart.  dev_key: whose
@@ -53,106 +39,12 @@ class SubmissionDoor:
             raise ValueError("mode dev needs a dev_key, and no other mode takes one")
         if (self._mode is Mode.DEV) != (tls is None):
             raise ValueError("modes starttls and tls need tls, and mode dev has none")
-        self._settings = settings
         self._plain_auth_loopback = plain_auth_loopback
         self._service = Service(settings, keys, acceptor, tls=tls, dev_key=dev_key, on_error=on_error)
-        self._loop = asyncio.get_running_loop()
-        self._listeners: list[socket.socket] = []
-        self._opening: dict[asyncio.Task[None], tuple[socket.socket, Connection]] = {}
-        self._sweeper: asyncio.TimerHandle | None = None
+        super().__init__(self._service, self._connected, implicit_tls=self._mode is Mode.TLS)
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen there. The address it is bound to (port 0: any free one). OSError when it cannot."""
-        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-        self.serve(listener)
-        bound = listener.getsockname()
-        return bound[0], bound[1]
-
-    def serve(self, listener: socket.socket) -> None:
-        """Take clients from a bound socket, which is the door's from now on."""
-        listener.listen(BACKLOG)  # again where it listens: the queue is as long as was said last
-        listener.setblocking(False)
-        self._listeners.append(listener)
-        self._loop.add_reader(listener, self._take, listener)
-        if self._sweeper is None:
-            self._sweep()
-
-    async def close(self, drain_s: float) -> None:
-        """Take nobody in any more, tell idle clients, let messages that are coming in finish for drain_s, hang up."""
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            self._loop.remove_reader(listener)
-            listener.close()
-        self._service.draining = True
-        for connection in list(self._service.connections):
-            connection.drain()
-        if self._service.connections:
-            try:
-                await asyncio.wait_for(self._service.empty.wait(), drain_s)
-            except TimeoutError:
-                log.info("smtp.drain_timed_out", connections=len(self._service.connections))
-        await self._hang_up()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
-
-    async def _hang_up(self) -> None:
-        connections = list(self._service.connections)
-        tasks = [connection.task for connection in connections if connection.task] + list(self._opening)
-        for connection in connections:
-            connection.abort()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in connections:
-            connection.forget()  # the loop does not report the loss of a connection in mid-handshake
-
-    def _take(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                client, peer = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                log.error("smtp.accept_failed", error=str(error))
-                self._loop.remove_reader(listener)
-                self._loop.call_later(ACCEPT_PAUSE_S, self._listen_again, listener)
-                return
-            self._admit(client, peer[0])
-
-    def _listen_again(self, listener: socket.socket) -> None:
-        if listener in self._listeners:
-            self._loop.add_reader(listener, self._take, listener)
-
-    def _admit(self, client: socket.socket, host: str) -> None:
-        client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address = address_group(host)
-        if not self._service.counts.admit(address):
-            self._service.on_error("too_many_connections")
-            self._turn_away(client, say.TOO_MANY_CONNECTIONS.to_bytes())
-            return
-        if self._mode is not Mode.TLS and _talks_early(client):
-            self._service.counts.release(address)
-            self._turn_away(client, say.EARLY_TALKER.to_bytes())
-            return
-        connection = Connection(self._service, self._session(host), address)
-        task = self._loop.create_task(self._open(client, connection, address))
-        self._opening[task] = (client, connection)
-        task.add_done_callback(self._opened)
-
-    def _turn_away(self, client: socket.socket, reply: bytes) -> None:
-        with client:
-            if self._mode is Mode.TLS:
-                return  # a reply in clear means nothing to a client that speaks TLS
-            try:
-                with contextlib.suppress(BlockingIOError):
-                    client.recv(DISCARDED_BYTES)  # closing with unread input would reset, and the reply be lost
-                client.send(reply)
-            except OSError as error:
-                log.debug("smtp.reply_lost", error=str(error))
+    def _connected(self, host: str, address: str) -> Connection:
+        return Connection(self._service, self._session(host), address)
 
     def _session(self, host: str) -> SubmissionSession:
         dev = self._mode is Mode.DEV
@@ -166,46 +58,3 @@ class SubmissionDoor:
             auth_offered=dev or (self._plain_auth_loopback and is_loopback(host)),
             auth_required=not dev,
         )
-
-    async def _open(self, client: socket.socket, connection: Connection, address: str) -> None:
-        """From a socket to a connection; with implicit TLS the handshake lies between."""
-        secure = self._mode is Mode.TLS
-        try:
-            await self._loop.connect_accepted_socket(
-                lambda: connection,
-                client,
-                ssl=self._service.tls() if self._service.tls and secure else None,
-                ssl_handshake_timeout=self._settings.handshake_s if secure else None,
-                ssl_shutdown_timeout=self._settings.linger_s if secure else None,
-            )
-        except (OSError, ValueError) as error:  # ssl.SSLError and the time-out are among them
-            log.info("smtp.handshake_failed", peer=address, error=type(error).__name__)
-            client.close()
-            connection.forget()
-
-    def _opened(self, task: asyncio.Task[None]) -> None:
-        client, connection = self._opening.pop(task)
-        if task.cancelled():
-            client.close()
-            connection.forget()
-
-    def _sweep(self) -> None:
-        """Look at all clocks. One timer for all: a clock costs a connection nothing while it is in time."""
-        now = self._loop.time()
-        for connection in list(self._service.connections):
-            connection.check_clocks(now)
-        settings = self._settings
-        shortest_s = min(settings.idle_s, settings.command_s, settings.data_stall_s, settings.linger_s)
-        self._sweeper = self._loop.call_later(min(LONGEST_SWEEP_S, shortest_s / 4), self._sweep)
-
-
-def _talks_early(client: socket.socket) -> bool:
-    """Whether something was said before our greeting, in SMTP: a bot, or somebody else's bytes in front.
-
-    HTTP and TLS also speak first; the session has better answers for those.
-    """
-    try:
-        first = client.recv(PEEKED_BYTES, socket.MSG_PEEK)
-    except OSError:
-        return False
-    return bool(first) and not speaks_other_protocol(first)

@@ -1,4 +1,4 @@
-"""What all connections of one door share."""
+"""What all connections of one door share: of any door, and of the submission door."""
 
 from __future__ import annotations
 
@@ -12,11 +12,34 @@ from sendkit_server.smtp.peers import ConnectionCounts, FailedLogins
 from sendkit_server.smtp.submission import Acceptor, KeyRing, SubmissionSettings
 
 if TYPE_CHECKING:
-    from sendkit_server.smtp.connection import Connection
+    from sendkit_server.smtp.shell import Shell
 
 
-class Service:
-    """Settings, keys and acceptance, who is connected, and whether the door is closing. empty: nobody is connected."""
+class Door:
+    """Settings, who is connected, and whether the door is closing. empty: nobody is connected.
+
+    on_error: told the name of each refusal, time-out and fault.
+    """
+
+    def __init__(
+        self,
+        settings: SubmissionSettings,
+        *,
+        tls: Callable[[], ssl.SSLContext] | None,
+        on_error: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.tls = tls
+        self.on_error = on_error
+        self.counts = ConnectionCounts(settings.max_connections, settings.max_connections_per_address)
+        self.connections: set[Shell] = set()
+        self.draining = False
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+
+class Service(Door):
+    """The submission door's: keys and acceptance as well."""
 
     def __init__(
         self,
@@ -28,15 +51,8 @@ class Service:
         dev_key: ApiKey | None,
         on_error: Callable[[str], None],
     ) -> None:
-        self.settings = settings
+        super().__init__(settings, tls=tls, on_error=on_error)
         self.keys = keys
         self.acceptor = acceptor
-        self.tls = tls
         self.dev_key = dev_key
-        self.on_error = on_error
-        self.counts = ConnectionCounts(settings.max_connections, settings.max_connections_per_address)
         self.failed_logins = FailedLogins(settings.max_failed_logins, settings.failed_logins_window_s)
-        self.connections: set[Connection] = set()
-        self.draining = False
-        self.empty = asyncio.Event()
-        self.empty.set()

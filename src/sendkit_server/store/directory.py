@@ -27,11 +27,13 @@ V = TypeVar("V")
 
 
 class SendingDomain(msgspec.Struct, frozen=True):
-    """A domain as accept sees it. sendable: verified, or vouched for by the operator."""
+    """A domain as accept sees it. sendable: verified, or vouched for by the operator.  tls_enforced: its mail leaves only
+    over TLS to hosts that prove their names."""
 
     id: str
     name: str
     sendable: bool
+    tls_enforced: bool = False
 
 
 class Cache(Generic[K, V]):
@@ -93,7 +95,9 @@ def find_domain(connection: Connection, team_id: int, name: str) -> SendingDomai
     """The team's domain of this name."""
     table = schema.domain
     row = connection.execute(select(table).where(table.c.team_id == team_id, table.c.name == name)).one_or_none()
-    return None if row is None else SendingDomain(row.id, row.name, row.trusted or row.status == "verified")
+    if row is None:
+        return None
+    return SendingDomain(row.id, row.name, row.trusted or row.status == "verified", row.tls == "enforced")
 
 
 def is_expired(key: ApiKey, now: Instant) -> bool:

@@ -6,6 +6,7 @@ a half or a third for text.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,10 +19,12 @@ else:
     from backports import zstd
 
 from sendkit_server.model.address import Mailbox
+from sendkit_server.model.ids import ENTROPY_BYTES, make_id
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.mail import Content, Door, Message, Recipient, Role
+from sendkit_server.model.mail import Content, Door, Message, Priority, Recipient, Role
 from sendkit_server.model.status import Status, message_status
-from sendkit_server.store.values import Completion, Job, NewMail
+from sendkit_server.model.suppression import PREFIX, SuppressionReason
+from sendkit_server.store.values import Completion, Job, NewMail, NewMessage
 
 ZSTD_LEVEL = 1
 
@@ -121,22 +124,34 @@ def message_rows(mail: NewMail) -> list[Row]:
             words(message.message_id),
             tags,
             metadata,
-            mail.stream,
-            Status.QUEUED.value,
+            words(message.stream),
+            _status_of(new),
             len(new.recipients),
             mail.size_bytes,
             message.created_at,
+            message.priority.value,
+            message.expires_at,
+            message.require_tls,
         )
         for new in mail.messages
     ]
 
 
+def _status_of(new: NewMessage) -> str:
+    return message_status([one.status for one in new.recipients]).value if new.ended else Status.QUEUED.value
+
+
 def recipient_rows(mail: NewMail) -> list[Row]:
-    """The columns of recipient as accept inserts them: owned by a node with fence 1, or by nobody with fence 0."""
+    """The columns of recipient as accept inserts them: owned by a node with fence 1, or by nobody with fence 0.
+
+    Without those that are at an end already (ended_recipient_rows).
+    """
     found = []
     for new in mail.messages:
-        message = new.message
+        message, ended = new.message, new.ended
         for recipient in new.recipients:
+            if ended and recipient.n in ended:
+                continue
             mailbox = recipient.mailbox
             owned = mailbox.domain in new.owned_sites
             found.append(
@@ -155,9 +170,53 @@ def recipient_rows(mail: NewMail) -> list[Row]:
                     mail.owner if owned else None,
                     1 if owned else 0,
                     message.created_at,
+                    message.priority.value,
                 )
             )
     return found
+
+
+def ended_recipient_rows(mail: NewMail) -> list[Row]:
+    """team_id, message_id, n, local, site, name, matching, role, status, updated_at, priority, reason, explanation: of
+    recipients that are at an end when they are accepted."""
+    return [
+        (
+            new.message.team_id,
+            new.message.id,
+            recipient.n,
+            recipient.mailbox.local,
+            recipient.mailbox.domain,
+            words(recipient.mailbox.name),
+            recipient.mailbox.matching,
+            recipient.role.value,
+            recipient.status.value,
+            new.message.created_at,
+            new.message.priority.value,
+            new.ended[recipient.n].reason,
+            new.ended[recipient.n].explanation,
+        )
+        for new in mail.messages
+        if new.ended
+        for recipient in new.recipients
+        if recipient.n in new.ended
+    ]
+
+
+def accepted_event_rows(mail: NewMail) -> list[Row]:
+    """team_id, message_id, id, n, type, at, detail: of what happened to recipients when they were accepted."""
+    return [
+        (
+            new.message.team_id,
+            new.message.id,
+            numbers.next(ended.event.at, mail.owner),
+            ended.event.n,
+            str(ended.event.type),
+            ended.event.at,
+            ended.event.detail,
+        )
+        for new in mail.messages
+        for ended in new.ended.values()
+    ]
 
 
 def label_rows(mail: NewMail) -> list[Row]:
@@ -172,8 +231,9 @@ def label_rows(mail: NewMail) -> list[Row]:
     ]
 
 
-def message_of(team_id: int, row: Sequence[Any]) -> Message:
-    """A Message from id, content_id, door, key_id, from, to, cc, subject, message_id, created_at, domain_id, capture, protocol."""
+def message_of(team_id: int, row: Sequence[Any], wishes: Sequence[Any]) -> Message:
+    """A Message from id, content_id, door, key_id, from, to, cc, subject, message_id, created_at, domain_id, capture, protocol,
+    and from priority, expires_at, require_tls, stream."""
     return Message(
         id=row[0],
         team_id=team_id,
@@ -189,6 +249,10 @@ def message_of(team_id: int, row: Sequence[Any]) -> Message:
         domain_id=row[10],
         capture=bool(row[11]),
         protocol=row[12],
+        priority=Priority(wishes[0]),
+        expires_at=wishes[1],
+        require_tls=bool(wishes[2]),
+        stream=wishes[3],
     )
 
 
@@ -344,6 +408,19 @@ def jobs_of(
             )
         )
     return jobs
+
+
+def suppression_rows(completions: Iterable[Completion]) -> list[Row]:
+    """team_id, address, id, reason, detail, at: each address once, in an order that is the same on all nodes."""
+    found: dict[Key, Row] = {}
+    for one in completions:
+        team_id = one.job.message.team_id
+        for new in one.suppressions:
+            new_id = make_id(PREFIX, one.at, os.urandom(ENTROPY_BYTES))
+            found[team_id, new.address] = (
+                team_id, new.address, new_id, SuppressionReason.BOUNCE.value, words(new.detail), one.at,
+            )  # fmt: skip
+    return [found[key] for key in sorted(found)]
 
 
 def captured_row(completion: Completion) -> Row:

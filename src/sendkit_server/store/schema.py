@@ -145,6 +145,10 @@ message = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("sent_at", BigInteger),
+    # 0 urgent, 1 normal, 2 bulk.
+    Column("priority", Integer, nullable=False, server_default=text("1")),
+    Column("expires_at", BigInteger),
+    Column("require_tls", Boolean, nullable=False, server_default=text("false")),
     Index("ix_message_message_id", "team_id", "message_id", postgresql_where=text("message_id <> ''")),
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (id)",
@@ -194,7 +198,9 @@ recipient = Table(
     Column("owner", BigInteger),
     Column("fence", Integer, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    Index("ix_recipient_due", "site", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE),
+    # The message's: a claim takes the urgent ones of a site first.
+    Column("priority", Integer, nullable=False, server_default=text("1")),
+    Index("ix_recipient_due", "site", "priority", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE),
     Index("ix_recipient_next", "next_attempt_at", sqlite_where=DUE, postgresql_where=DUE_ANYWHERE),
     Index("ix_recipient_owned", "owner", sqlite_where=OWNED, postgresql_where=OWNED),
     Index(
@@ -252,6 +258,41 @@ captured = Table(
     Column("captured_at", BigInteger, nullable=False),
     Column("raw", LargeBinary, nullable=False),
     postgresql_partition_by="RANGE (message_id)",
+)
+
+# An address that a team does not send to. detail: JSON, the evidence (message, words, when).
+suppression = Table(
+    "suppression",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    # As recipient.matching.
+    Column("address", Words, primary_key=True),
+    Column("id", Name(40), nullable=False),
+    Column("reason", Name(16), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("ix_suppression_id", "team_id", "id", unique=True),
+)
+
+# A destination that the operator has stopped: nothing is delivered there until it is released.
+held_site = Table(
+    "held_site",
+    metadata,
+    Column("site", Name(253), primary_key=True),
+    Column("held_at", BigInteger, nullable=False),
+)
+
+# What domains have published about TLS to their MX hosts (RFC 8461). mode: none, testing, enforce.  mx: JSON, patterns.
+mta_sts = Table(
+    "mta_sts",
+    metadata,
+    Column("domain", Name(253), primary_key=True),
+    Column("policy_id", Name(32), nullable=False),
+    Column("mode", Name(8), nullable=False),
+    Column("mx", Text, nullable=False),
+    Column("fetched_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
 )
 
 # One incarnation of a process. What it owns is its own until somebody writes `ended_at`.

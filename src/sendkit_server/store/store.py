@@ -30,8 +30,9 @@ from sendkit_server.store.lease import Lease
 from sendkit_server.store.lock import DataLock
 from sendkit_server.store.queries import nodes
 from sendkit_server.store.sqlite.engine import READERS, SqliteEngine
+from sendkit_server.store.suppressed import Suppressed
 from sendkit_server.store.transfer.marks import refuse_to_serve
-from sendkit_server.store.values import Claim, Completion, Job, NewMail
+from sendkit_server.store.values import Claim, Claimed, Completion, NewMail
 from sendkit_server.store.writer import Operation, Writer
 
 PATIENCE_S = 10.0  # how long whoever waits for the database is kept waiting
@@ -50,6 +51,7 @@ class Store:
     """An open store. Made by `open_store`; `close` finishes what was handed in.
 
     lease: this process's incarnation among the nodes; its owner is 0 until `start`, and of a store that only manages.
+    suppressed: the addresses that are not sent to.
     """
 
     def __init__(self, engine: Engine, lock: DataLock, secret_key: str, data_dir: Path) -> None:
@@ -63,6 +65,7 @@ class Store:
         self._keys: Cache[bytes, ApiKey | None] = Cache()
         self._domains: Cache[tuple[int, str], SendingDomain | None] = Cache()
         self._ahead_ns = 0
+        self.suppressed = Suppressed(self.read)
         self.on_forget: list[Callable[[], None]] = []
 
     @property
@@ -143,10 +146,10 @@ class Store:
         future tells in the end what became of it."""
         self._writer.give_up(operation, StoreUnavailable("the database did not take it in time"))
 
-    async def claim(self, claim: Claim) -> list[Job]:
+    async def claim(self, claim: Claim) -> Claimed:
         """Due recipients, owned by this node from now on."""
-        jobs: list[Job] = await self._writer.submit("claim", claim)
-        return jobs
+        claimed: Claimed = await self._writer.submit("claim", claim)
+        return claimed
 
     async def complete(self, completion: Completion) -> bool:
         """Writes what a try came to. False: this node does not own the recipients any more, nothing is written."""
@@ -224,9 +227,10 @@ class Store:
     # -- the directory -------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Makes every cached key and domain be read again."""
+        """Makes every cached key, domain and suppression be read again."""
         self._keys.forget()
         self._domains.forget()
+        self.suppressed.forget()
         for forget in self.on_forget:
             forget()
 

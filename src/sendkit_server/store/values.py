@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Content, Message, Recipient, Tag
 from sendkit_server.model.outcome import Attempt
 from sendkit_server.model.status import Status
+from sendkit_server.model.suppression import NewSuppression
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -54,7 +58,9 @@ class Completion(msgspec.Struct, frozen=True):
     """One try's whole consequence, written in one transaction: attempt, statuses, events, perhaps a captured copy.
 
     Applied only to recipients that this node still owns with this fence.  attempt None: nothing was tried (the
-    lane was waiting, or the node hands the job back), only the recipients' plan changes.
+    lane was waiting, or the node hands the job back), only the recipients' plan changes.  suppressions: addresses that
+    this try has proven to be no good, written whoever owns the recipients.  soft_bounces: addresses (as
+    recipient.matching) whose history has now to be looked at.
     """
 
     job: Job
@@ -63,14 +69,28 @@ class Completion(msgspec.Struct, frozen=True):
     events: tuple[NewEvent, ...]
     at: Instant
     captured: bytes | None = None
+    suppressions: tuple[NewSuppression, ...] = ()
+    soft_bounces: tuple[str, ...] = ()
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """Why a recipient is at its end before anything was tried, and the event that tells it."""
+
+    reason: str
+    explanation: str
+    event: NewEvent
 
 
 class NewMessage(msgspec.Struct, frozen=True):
-    """A message to be inserted. owned_sites: those whose recipients this node takes at once."""
+    """A message to be inserted. owned_sites: those whose recipients this node takes at once.
+
+    ended: of each recipient whose status is an end, by its n.
+    """
 
     message: Message
     recipients: tuple[Recipient, ...]
     owned_sites: frozenset[str]
+    ended: Mapping[int, Ended] = MappingProxyType({})
 
 
 class NewMail(msgspec.Struct, frozen=True):
@@ -86,14 +106,14 @@ class NewMail(msgspec.Struct, frozen=True):
     messages: tuple[NewMessage, ...]
     tags: tuple[Tag, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
-    stream: str = "transactional"
 
 
 class Claim(msgspec.Struct, frozen=True):
     """A request for due recipients.
 
-    after_site: where the round over the sites goes on.  per_site, limit: recipients.  body_bytes: how much content
-    may be loaded along.  max_sites: how many sites are looked at before the claim answers with what it has.
+    exclude_sites: nothing of these; urgent_only: of these only urgent mail.  after_site: where the round over the sites goes
+    on.  per_site, limit: recipients.  body_bytes: how much content may be loaded along.  max_sites: how many sites are
+    looked at before the claim answers with what it has.
     """
 
     owner: int
@@ -103,4 +123,12 @@ class Claim(msgspec.Struct, frozen=True):
     limit: int
     after_site: str = ""
     body_bytes: int = 16 * 1024 * 1024
-    max_sites: int = 2000
+    max_sites: int = 1000
+    urgent_only: frozenset[str] = frozenset()
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What a claim took. reached: the site where the next one goes on; "" when the round is complete."""
+
+    jobs: list[Job]
+    reached: str

@@ -60,6 +60,9 @@ class SubmissionSession:
     auth_required: nothing is taken from strangers.
     """
 
+    takes_chunks = True
+    takes_logins = True
+
     def __init__(
         self,
         hostname: str,
@@ -241,10 +244,12 @@ class SubmissionSession:
         self._hello(argument)
         self._extended = True
         extensions = [self._hostname, "PIPELINING", f"SIZE {self._max_size_bytes}", "8BITMIME", "SMTPUTF8"]
-        extensions += ["ENHANCEDSTATUSCODES", "CHUNKING"]
+        extensions.append("ENHANCEDSTATUSCODES")
+        if self.takes_chunks:
+            extensions.append("CHUNKING")
         if self._tls_offered and not self._tls_active:
             extensions.append("STARTTLS")
-        if self._auth_offered:
+        if self._auth_offered and self.takes_logins:
             extensions.append("AUTH PLAIN LOGIN")
         self._say(Reply(250, "", "\n".join(extensions)))
 
@@ -304,6 +309,7 @@ class SubmissionSession:
 
     def _rcpt(self, argument: str) -> None:
         mailbox = parse_recipient(argument, self._smtputf8)
+        self._check_recipient(mailbox)
         # The same address again is no further recipient: it gets one mail.
         if len(self._recipients) >= self._max_recipients and mailbox not in self._recipients:
             self._say(say.TOO_MANY_RECIPIENTS)
@@ -311,6 +317,9 @@ class SubmissionSession:
         self._recipients[mailbox] = None
         self.state = State.RECIPIENTS
         self._say(say.RECIPIENT_OK)
+
+    def _check_recipient(self, mailbox: Mailbox) -> None:
+        """ProtocolError with the refusal; submission takes any recipient."""
 
     def _data(self, argument: str) -> None:
         _wants_no_argument(argument)

@@ -32,7 +32,7 @@ class Noted:
         self.foreseen: list[Job] = []
         self.wakes = 0
 
-    def has_room(self, site: str, size_bytes: int) -> bool:
+    def has_room(self, site: str, size_bytes: int, priority: object = None) -> bool:
         return self.room
 
     def foresee(self, job: Job) -> None:

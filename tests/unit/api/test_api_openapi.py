@@ -22,7 +22,11 @@ async def test_the_description_names_every_built_route_and_resolves_every_refere
 
 async def test_every_reply_has_the_shape_that_it_declares(api: Api) -> None:
     sent = await api.send(tags=["x"], metadata={"a": "b"}, text=..., html="<p>x</p>")
-    paths = {"/emails/{id}": sent.json["id"], "/emails/{id}/attempts": sent.json["id"], "/domains/{id}": "sender.test"}
+    suppressed = await api.call("POST", "/suppressions", {"email": "gone@there.test"})
+    paths = {
+        "/emails/{id}": sent.json["id"], "/emails/{id}/attempts": sent.json["id"], "/domains/{id}": "sender.test",
+        "/suppressions/{id}": suppressed.json["id"],
+    }  # fmt: skip
     msgspec.json.decode(sent.body, type=schema.SendReply)
     for route in ROUTES:
         if route.built and route.method == "GET" and route.reply not in (None, dict):

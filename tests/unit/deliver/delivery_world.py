@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -15,8 +15,8 @@ from sinks import DnsServer
 from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver import Deliverer, DeliverySettings, Timeouts
-from sendkit_server.model.address import parse_address
-from sendkit_server.model.mail import Content, Door, Message, PartsContent, Recipient, Role
+from sendkit_server.model.address import Mailbox, parse_address
+from sendkit_server.model.mail import Content, Door, Message, PartsContent, Priority, Recipient, Role
 from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.model.status import UNSETTLED
 from sendkit_server.net.resolver import Resolver
@@ -49,12 +49,15 @@ class MemoryStore:
                 self._unowned[key] = unowned_from
         return job
 
-    async def claim(self, *, exclude_sites: frozenset[str], per_site: int, limit: int) -> list[Job]:
+    async def claim(
+        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
+    ) -> list[Job]:
         self.claims.append(exclude_sites)
         found: dict[str, list[Recipient]] = {}
         for key, due in list(self._unowned.items()):
             job, recipient, update = self.recipients[key]
-            if due > self._clock() or job.site in exclude_sites or len(found) >= limit:
+            only_urgent = job.site in urgent_only and job.message.priority is not Priority.URGENT
+            if due > self._clock() or job.site in exclude_sites or only_urgent or len(found) >= limit:
                 continue
             if update is not None:
                 recipient = msgspec.structs.replace(recipient, status=update.status, attempts=update.attempts)
@@ -138,6 +141,23 @@ class Log:
         self.faults.append((event, exc_info))
 
 
+class SuppressedList:
+    """Addresses that are not sent to. fails: how many questions raise before one is answered."""
+
+    def __init__(self) -> None:
+        self.addresses: set[str] = set()
+        self.fails = 0
+
+    def clear(self, team_id: int, mailboxes: Iterable[Mailbox]) -> bool:
+        return not self.fails and not any(one.matching in self.addresses for one in mailboxes)
+
+    async def among(self, team_id: int, mailboxes: Iterable[Mailbox]) -> dict[str, str]:
+        if self.fails:
+            self.fails -= 1
+            raise OSError("the database is away")
+        return {one.matching: "manual" for one in mailboxes if one.matching in self.addresses}
+
+
 class World:
     """Everything at hand. now: the clock, in milliseconds."""
 
@@ -146,6 +166,7 @@ class World:
         self.dns = dns
         self.log = Log()
         self.store = MemoryStore(lambda: self.now)
+        self.suppressed = SuppressedList()
         self.resolver = Resolver([dns.address], deadline_s=1.0)
         self.deliverer = Deliverer(
             settings,
@@ -156,6 +177,7 @@ class World:
             clock=lambda: self.now,
             random=lambda: 0.5,
             log=cast("FilteringBoundLogger", self.log),
+            suppressed=self.suppressed,
         )
 
     def job(self, *addresses: str, content: Content = TEXT, capture: bool = False) -> Job:

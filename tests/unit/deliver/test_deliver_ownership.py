@@ -57,8 +57,10 @@ class OwnersStore(MemoryStore):
         self.gate: asyncio.Event | None = None
         self.asked = 0
 
-    async def claim(self, *, exclude_sites: frozenset[str], per_site: int, limit: int) -> list[Job]:
-        jobs = await super().claim(exclude_sites=exclude_sites, per_site=per_site, limit=limit)
+    async def claim(
+        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
+    ) -> list[Job]:
+        jobs = await super().claim(exclude_sites=exclude_sites, urgent_only=urgent_only, per_site=per_site, limit=limit)
         return [msgspec.structs.replace(job, owner=self.held.owner) for job in jobs]
 
     async def content(self, team_id: int, content_id: str) -> Content:

@@ -16,10 +16,10 @@ from typing import Any, LiteralString
 import msgspec
 from psycopg import Connection
 
-from sendkit_server.model.mail import Content
+from sendkit_server.model.mail import Content, Priority
 from sendkit_server.model.status import MESSAGE_PRECEDENCE
 from sendkit_server.store import rows
-from sendkit_server.store.values import Claim, Completion, Job, NewMail
+from sendkit_server.store.values import Claim, Claimed, Completion, NewMail
 
 Raw = Connection[tuple[Any, ...]]
 Results = Callable[[], list[Any]]
@@ -38,11 +38,11 @@ _CONTENT = ("team_id", "id", "size_bytes", "at", "length")
 _MESSAGE = (
     "team_id", "id", "parent_id", "content_id", "door", "key_id", "domain_id", "capture", "protocol", "from_mailbox",
     "to_mailboxes", "cc_mailboxes", "subject", "message_id", "tags", "metadata", "stream", "status", "recipient_count",
-    "size_bytes", "created_at",
+    "size_bytes", "created_at", "priority", "expires_at", "require_tls",
 )  # fmt: skip
 _RECIPIENT = (
     "team_id", "message_id", "n", "local", "site", "name", "matching", "role", "status", "attempts", "next_attempt_at",
-    "owner", "fence", "updated_at",
+    "owner", "fence", "updated_at", "priority",
 )  # fmt: skip
 _LABEL = ("team_id", "kind", "name", "value", "message_id")
 
@@ -54,26 +54,43 @@ WITH new_content AS (
 ), new_message AS (
     INSERT INTO message (team_id, id, parent_id, content_id, door, key_id, domain_id, capture, protocol, from_mailbox,
         to_mailboxes, cc_mailboxes, subject, message_id, tags, metadata, stream, status, recipient_count, size_bytes,
-        created_at)
+        created_at, priority, expires_at, require_tls)
     SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, id text, parent_id text, content_id text, door text,
         key_id text, domain_id text, capture boolean, protocol text, from_mailbox text, to_mailboxes text,
         cc_mailboxes text, subject text, message_id text, tags text, metadata text, stream text, status text,
-        recipient_count int, size_bytes bigint, created_at bigint)
+        recipient_count int, size_bytes bigint, created_at bigint, priority int, expires_at bigint, require_tls boolean)
 ), new_recipient AS (
     INSERT INTO recipient (team_id, message_id, n, local, site, name, matching, role, status, attempts, next_attempt_at,
-        owner, fence, updated_at)
+        owner, fence, updated_at, priority)
     SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, message_id text, n int, local text, site text,
         name text, matching text, role text, status text, attempts int, next_attempt_at bigint, owner bigint, fence int,
-        updated_at bigint)
+        updated_at bigint, priority int)
 )
 INSERT INTO message_label (team_id, kind, name, value, message_id)
 SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, kind text, name text, value text, message_id text)
 ON CONFLICT DO NOTHING
 """
+# Of recipients that are at an end when they are accepted; there are none mostly.
+_ENDED_RECIPIENT = (
+    "team_id", "message_id", "n", "local", "site", "name", "matching", "role", "status", "updated_at", "priority", "reason",
+    "explanation",
+)  # fmt: skip
+_ACCEPT_ENDED: LiteralString = """
+WITH new_recipient AS (
+    INSERT INTO recipient (team_id, message_id, n, local, site, name, matching, role, status, updated_at, priority, reason,
+        explanation, attempts, fence)
+    SELECT *, 0, 0 FROM json_to_recordset(%s::json) AS x(team_id bigint, message_id text, n int, local text, site text,
+        name text, matching text, role text, status text, updated_at bigint, priority int, reason text, explanation text)
+)
+INSERT INTO event (team_id, message_id, id, n, type, at, detail)
+SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, message_id text, id bigint, n int, type text, at bigint,
+    detail text)
+"""
 
 
 def accept_many(connection: Raw, mails: list[NewMail]) -> Results:
-    """Stores each mail's content, messages, recipients and labels; wakes the others when something is left to them."""
+    """Stores each mail's content, messages, recipients, labels and what has happened already; wakes the others when
+    something is left to them."""
     unowned = False
     for part in _by_size(mails):
         contents = [rows.content_row(mail) for mail in part]
@@ -90,6 +107,15 @@ def accept_many(connection: Raw, mails: list[NewMail]) -> Results:
             ),
         )
         unowned = unowned or any(row[11] is None for row in recipients)
+    ended = [mail for mail in mails if any(new.ended for new in mail.messages)]
+    if ended:
+        connection.execute(
+            _ACCEPT_ENDED,
+            (
+                _json(_ENDED_RECIPIENT, (row for mail in ended for row in rows.ended_recipient_rows(mail))),
+                _json(_EVENT, (row for mail in ended for row in rows.accepted_event_rows(mail))),
+            ),
+        )
     if unowned:
         wake(connection)
     return lambda: [None] * len(mails)
@@ -123,24 +149,35 @@ def _joined(parts: Sequence[bytes]) -> tuple[bytes, list[tuple[int, int]]]:
     return b"".join(parts), cuts
 
 
-# Round the sites, one index seek each, whatever waits behind them; of each the rows that no other node is taking.
-_CLAIM: LiteralString = """
-WITH RECURSIVE site_after AS (
+# The sites behind one, an index seek each whatever waits there, and whether anything is due of each priority.
+_SITES: LiteralString = """
+WITH RECURSIVE round AS (
     (SELECT site FROM recipient WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > %(after)s
         ORDER BY site LIMIT 1)
     UNION ALL
-    SELECT (SELECT site FROM recipient WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > site_after.site
+    SELECT (SELECT site FROM recipient WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > round.site
         ORDER BY site LIMIT 1)
-    FROM site_after WHERE site_after.site IS NOT NULL
-), due AS (
-    SELECT waiting.* FROM (
-        SELECT site FROM site_after WHERE site IS NOT NULL AND (%(until)s::text IS NULL OR site <= %(until)s)
-        LIMIT %(max_sites)s
-    ) AS round CROSS JOIN LATERAL (
-        SELECT team_id, message_id, n FROM recipient
-        WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND recipient.site = round.site
-            AND next_attempt_at <= %(now)s AND NOT round.site = ANY(%(excluded)s)
-        ORDER BY next_attempt_at LIMIT %(per_site)s FOR UPDATE SKIP LOCKED
+    FROM round WHERE round.site IS NOT NULL
+)
+SELECT site, ARRAY(
+    SELECT priority FROM unnest(%(priorities)s::int[]) AS priority WHERE EXISTS (
+        SELECT 1 FROM recipient AS r WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND r.site = round.site
+            AND r.priority = priority.priority AND next_attempt_at <= %(now)s
+    )
+)
+FROM round WHERE site IS NOT NULL LIMIT %(max_sites)s
+"""
+# Of each site and priority the rows that no other node is taking, in the order of `wanted`.
+_CLAIM: LiteralString = """
+WITH due AS (
+    SELECT waiting.* FROM unnest(%(sites)s::text[], %(most_urgent)s::int[]) WITH ORDINALITY AS wanted(site, urgent, place)
+    CROSS JOIN LATERAL (
+        SELECT ready.* FROM unnest(%(priorities)s::int[]) AS p(priority) CROSS JOIN LATERAL (
+            SELECT team_id, message_id, n FROM recipient
+            WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND recipient.site = wanted.site
+                AND recipient.priority = p.priority AND next_attempt_at <= %(now)s AND p.priority <= wanted.urgent
+            ORDER BY next_attempt_at LIMIT %(per_site)s FOR UPDATE SKIP LOCKED
+        ) AS ready LIMIT %(per_site)s
     ) AS waiting LIMIT %(limit)s
 )
 UPDATE recipient AS r SET owner = %(owner)s, fence = r.fence + 1
@@ -148,9 +185,11 @@ FROM due JOIN message AS m ON m.team_id = due.team_id AND m.id = due.message_id
 WHERE r.team_id = due.team_id AND r.message_id = due.message_id AND r.n = due.n
 RETURNING r.team_id, r.message_id, r.n, r.local, r.site, r.name, r.role, r.status, r.attempts, r.fence,
     m.id, m.content_id, m.door, m.key_id, m.from_mailbox, m.to_mailboxes, m.cc_mailboxes, m.subject, m.message_id,
-    m.created_at, m.domain_id, m.capture, m.protocol, m.size_bytes, m.recipient_count
+    m.created_at, m.domain_id, m.capture, m.protocol, m.priority, m.expires_at, m.require_tls, m.stream,
+    m.size_bytes, m.recipient_count
 """
-_MESSAGE_AT = 10  # where the message's columns begin
+_MESSAGE_AT, _WISHES_AT = 10, 23  # where the message's columns begin, and those that say how it wants to travel
+_PRIORITIES = [priority.value for priority in Priority]
 _BODY: LiteralString = """
 SELECT content.team_id, content.id, content.body
 FROM json_to_recordset(%s::json) AS wanted(team_id bigint, id text)
@@ -160,45 +199,53 @@ JOIN content ON content.team_id = wanted.team_id AND content.id = wanted.id
 
 def claim_many(connection: Raw, claims: list[Claim]) -> Results:
     """Takes due recipients for this node, site by site, so that no site's backlog hides another's mail."""
-    jobs = [_claim(connection, claim) for claim in claims]
-    return lambda: jobs
+    claimed = [_claim(connection, claim) for claim in claims]
+    return lambda: claimed
 
 
-def _claim(connection: Raw, claim: Claim) -> list[Job]:
-    found = _take(connection, claim, claim.after_site, None, claim.limit)
-    if claim.after_site and len(found) < claim.limit:
-        found += _take(connection, claim, "", claim.after_site, claim.limit - len(found))
+def _claim(connection: Raw, claim: Claim) -> Claimed:
+    asked = {"after": claim.after_site, "now": claim.now, "max_sites": claim.max_sites, "priorities": _PRIORITIES}
+    sites = connection.execute(_SITES, asked).fetchall()
+    # A full round ends where the sites do; the next one begins anew.
+    reached = sites[-1][0] if len(sites) == claim.max_sites else ""
+    wanted = [
+        (site, Priority.URGENT.value if site in claim.urgent_only else Priority.BULK.value)
+        for site, due in sites
+        if due and site not in claim.exclude_sites and (site not in claim.urgent_only or due[0] == Priority.URGENT)
+    ]
+    found = _take(connection, claim, wanted) if wanted else []
     taken = [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
-    # In the order of the round, so that the next claim goes on behind the last site.
-    taken.sort(key=lambda one: (one.site <= claim.after_site, one.site))
+    taken.sort(key=lambda one: one.site)
+    if len(taken) >= claim.limit:
+        reached = taken[-1].site
     messages: dict[rows.Key, rows.StoredMessage] = {}
     for row in found:
         if (row[0], row[1]) not in messages:
-            message = rows.message_of(row[0], row[_MESSAGE_AT:])
+            message = rows.message_of(row[0], row[_MESSAGE_AT:], row[_WISHES_AT:])
             messages[row[0], row[1]] = rows.StoredMessage(message, row[-2], row[-1])
     in_order = [messages[key] for key in dict.fromkeys((one.team_id, one.message_id) for one in taken)]
     contents: dict[rows.Key, Content] = {}
-    wanted = rows.bodies_that_fit(in_order, claim.body_bytes)
-    if wanted:
-        for team_id, content_id, body in connection.execute(_BODY, (_json(("team_id", "id"), wanted),), binary=True):
+    bodies = rows.bodies_that_fit(in_order, claim.body_bytes)
+    if bodies:
+        for team_id, content_id, body in connection.execute(_BODY, (_json(("team_id", "id"), bodies),), binary=True):
             # A damaged body must not keep the other mails from being claimed; whoever asks for it alone is told.
             with suppress(ValueError):
                 contents[team_id, content_id] = rows.content_of(body)
-    return rows.jobs_of(claim.owner, taken, messages, contents)
+    return Claimed(rows.jobs_of(claim.owner, taken, messages, contents), reached)
 
 
-def _take(connection: Raw, claim: Claim, after: str, until: str | None, limit: int) -> list[tuple[Any, ...]]:
-    wanted = {
-        "after": after,
-        "until": until,
+def _take(connection: Raw, claim: Claim, wanted: Sequence[tuple[str, int]]) -> list[tuple[Any, ...]]:
+    """wanted: sites, in their order, and up to which priority."""
+    asked = {
+        "sites": [site for site, _ in wanted],
+        "most_urgent": [priority for _, priority in wanted],
+        "priorities": _PRIORITIES,
         "now": claim.now,
-        "excluded": list(claim.exclude_sites),
         "per_site": claim.per_site,
-        "limit": limit,
+        "limit": claim.limit,
         "owner": claim.owner,
-        "max_sites": claim.max_sites,
     }
-    return connection.execute(_CLAIM, wanted).fetchall()
+    return connection.execute(_CLAIM, asked).fetchall()
 
 
 _UPDATE = (
@@ -267,12 +314,24 @@ FROM (
 ) AS x
 WHERE m.team_id = x.team_id AND m.id = x.id
 """
+# The first evidence stays.
+_SUPPRESSION = ("team_id", "address", "id", "reason", "detail", "at")
+_SUPPRESS: LiteralString = """
+INSERT INTO suppression (team_id, address, id, reason, detail, created_at, updated_at)
+SELECT team_id, address, id, reason, detail, at, at
+FROM json_to_recordset(%s::json) AS x(team_id bigint, address text, id text, reason text, detail text, at bigint)
+ON CONFLICT (team_id, address) DO UPDATE SET updated_at = excluded.updated_at
+"""
 _PRECEDENCE = [status.value for status in MESSAGE_PRECEDENCE]
 
 
 def complete_many(connection: Raw, completions: list[Completion]) -> Results:
     """Writes what tries came to. True for each that this node still owned; of the others nothing is written."""
     results = [_complete(connection, batch) for batch in rows.without_repetition(completions)]
+    # Last, and in one order on all nodes: two that suppress the same address then wait for each other in one direction only.
+    suppressions = rows.suppression_rows(one for one in completions if one.suppressions)
+    if suppressions:
+        connection.execute(_SUPPRESS, (_json(_SUPPRESSION, suppressions),))
     return lambda: [owned for each in results for owned in each()]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 
 from sendkit_server.model.instant import Instant
 from sendkit_server.store.queries.rows import AnyRow
-from sendkit_server.store.schema import attempt, captured, domain, event, message, message_label, recipient
+from sendkit_server.store.schema import attempt, captured, domain, event, held_site, message, message_label, recipient
 
 MAX_COUNT = 10_000
 """No list is counted beyond this; `meta.total` is then a lower bound."""
@@ -36,12 +36,13 @@ class EmailFilter(msgspec.Struct, frozen=True):
 
 
 class Email(msgspec.Struct, frozen=True):
-    """A message with everything that a read shows of it."""
+    """A message with everything that a read shows of it. held: those of its recipients' sites that the operator holds."""
 
     message: AnyRow
     domain_name: str | None
     recipients: Sequence[AnyRow]
     events: Sequence[AnyRow]
+    held: frozenset[str] = frozenset()
 
 
 def find_email(connection: Connection, team_id: int, name: str) -> Email | None:
@@ -230,9 +231,17 @@ def _with_details(connection: Connection, team_id: int, messages: Sequence[AnyRo
     if domain_ids:
         found = select(domain.c.id, domain.c.name).where(domain.c.team_id == team_id, domain.c.id.in_(domain_ids))
         names = {row.id: row.name for row in connection.execute(found)}
+    held = _held(connection, {one.site for group in recipients.values() for one in group if one.next_attempt_at})
     return [
-        Email(row, names.get(row.domain_id), recipients.get(row.id, []), events.get(row.id, [])) for row in messages
+        Email(row, names.get(row.domain_id), recipients.get(row.id, []), events.get(row.id, []), held)
+        for row in messages
     ]
+
+
+def _held(connection: Connection, sites: set[str]) -> frozenset[str]:
+    if not sites:
+        return frozenset()
+    return frozenset(connection.execute(select(held_site.c.site).where(held_site.c.site.in_(sites))).scalars())
 
 
 def _grouped(connection: Connection, query: Select[tuple[object, ...]]) -> dict[str, list[AnyRow]]:

@@ -14,10 +14,10 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from sendkit_server.model.mail import Content
+from sendkit_server.model.mail import Content, Priority
 from sendkit_server.model.status import Status, message_status
 from sendkit_server.store import rows
-from sendkit_server.store.values import Claim, Completion, Job, NewMail
+from sendkit_server.store.values import Claim, Claimed, Completion, Job, NewMail
 
 # One statement for each number of rows up to this; the driver keeps them all prepared.
 MAX_ROWS_A_STATEMENT = 64
@@ -27,21 +27,30 @@ _CONTENT = "INSERT INTO content (team_id, id, size_bytes, body) VALUES {rows}"
 _MESSAGE = (
     "INSERT INTO message (team_id, id, parent_id, content_id, door, key_id, domain_id, capture, protocol, from_mailbox,"
     " to_mailboxes, cc_mailboxes, subject, message_id, tags, metadata, stream, status, recipient_count, size_bytes,"
-    " created_at) VALUES {rows}"
+    " created_at, priority, expires_at, require_tls) VALUES {rows}"
 )
 _RECIPIENT = (
     "INSERT INTO recipient (team_id, message_id, n, local, site, name, matching, role, status, attempts,"
-    " next_attempt_at, owner, fence, updated_at) VALUES {rows}"
+    " next_attempt_at, owner, fence, updated_at, priority) VALUES {rows}"
+)
+# Of recipients that are at an end when they are accepted; there are none mostly.
+_ENDED_RECIPIENT = (
+    "INSERT INTO recipient (team_id, message_id, n, local, site, name, matching, role, status, updated_at, priority,"
+    " reason, explanation, attempts, fence) SELECT column1, column2, column3, column4, column5, column6, column7, column8,"
+    " column9, column10, column11, column12, column13, 0, 0 FROM (VALUES {rows})"
 )
 _LABEL = "INSERT OR IGNORE INTO message_label (team_id, kind, name, value, message_id) VALUES {rows}"
 
 
 def accept_many(connection: sqlite3.Connection, mails: list[NewMail]) -> list[None]:
-    """Stores each mail's content, messages, recipients and labels."""
+    """Stores each mail's content, messages, recipients, labels and what has happened already."""
     _execute(connection, _CONTENT, [rows.content_row(mail) for mail in mails])
     _execute(connection, _MESSAGE, [row for mail in mails for row in rows.message_rows(mail)])
     _execute(connection, _RECIPIENT, [row for mail in mails for row in rows.recipient_rows(mail)])
     _execute(connection, _LABEL, [row for mail in mails for row in rows.label_rows(mail)])
+    ended = [mail for mail in mails if any(new.ended for new in mail.messages)]
+    _execute(connection, _ENDED_RECIPIENT, [row for mail in ended for row in rows.ended_recipient_rows(mail)])
+    _execute(connection, _EVENT, [row for mail in ended for row in rows.accepted_event_rows(mail)])
     return [None] * len(mails)
 
 
@@ -66,22 +75,35 @@ def _with_rows(statement: str, columns: int, count: int) -> str:
     return statement.format(rows=",".join([row] * count))
 
 
-_NEXT_SITE = (
-    "SELECT site, next_attempt_at FROM recipient INDEXED BY ix_recipient_due"
-    " WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > ? ORDER BY site, next_attempt_at LIMIT 1"
+# The sites behind one, an index seek each whatever waits there, and for each whether something of each priority is due.
+_ANY_DUE = (
+    ", EXISTS (SELECT 1 FROM recipient INDEXED BY ix_recipient_due WHERE owner IS NULL AND next_attempt_at IS NOT NULL"
+    " AND site = round.site AND priority = {priority} AND next_attempt_at <= ?3)"
 )
+_ROUND = (
+    "WITH RECURSIVE round(site) AS ("
+    " SELECT (SELECT min(site) FROM recipient INDEXED BY ix_recipient_due"
+    "  WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > ?1)"
+    " UNION ALL"
+    " SELECT (SELECT min(site) FROM recipient INDEXED BY ix_recipient_due"
+    "  WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site > round.site)"
+    " FROM round WHERE round.site IS NOT NULL LIMIT ?2"
+    ") SELECT site{due} FROM round WHERE site IS NOT NULL"
+)
+_SITES = _ROUND.format(due="".join(_ANY_DUE.format(priority=priority.value) for priority in Priority))
 # Joined and not by IN: for that SQLite goes by an index that begins with the team, through all of its recipients.
 _TAKE = (
     "UPDATE recipient SET owner = ?, fence = fence + 1 FROM ("
     " SELECT team_id, message_id, n FROM recipient INDEXED BY ix_recipient_due"
-    " WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site = ? AND next_attempt_at <= ?"
+    " WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site = ? AND priority = ? AND next_attempt_at <= ?"
     " ORDER BY next_attempt_at LIMIT ?) AS due"
     " WHERE recipient.team_id = due.team_id AND recipient.message_id = due.message_id AND recipient.n = due.n"
     " RETURNING team_id, message_id, n, local, site, name, role, status, attempts, fence"
 )
 _LOAD = (
     "SELECT id, content_id, door, key_id, from_mailbox, to_mailboxes, cc_mailboxes, subject, message_id, created_at,"
-    " domain_id, capture, protocol, size_bytes, recipient_count, team_id FROM (VALUES {rows}) AS wanted"
+    " domain_id, capture, protocol, size_bytes, recipient_count, team_id, priority,"
+    " expires_at, require_tls, stream FROM (VALUES {rows}) AS wanted"
     " CROSS JOIN message WHERE team_id = wanted.column1 AND id = wanted.column2"
 )
 _BODY = (
@@ -90,39 +112,37 @@ _BODY = (
 )
 
 
-def claim_many(connection: sqlite3.Connection, claims: list[Claim]) -> list[list[Job]]:
+def claim_many(connection: sqlite3.Connection, claims: list[Claim]) -> list[Claimed]:
     """Takes due recipients for this node, site by site, so that no site's backlog hides another's mail."""
     return [_claim(connection, claim) for claim in claims]
 
 
-def _claim(connection: sqlite3.Connection, claim: Claim) -> list[Job]:
+def _claim(connection: sqlite3.Connection, claim: Claim) -> Claimed:
+    sites = connection.execute(_SITES, (claim.after_site, claim.max_sites, claim.now)).fetchall()
+    # A full round ends where the sites do; the next one begins anew.
+    reached = sites[-1][0] if len(sites) == claim.max_sites else ""
     taken: list[rows.Taken] = []
-    # Round the sites from where the last claim stopped: each step is one index seek, whatever waits behind the sites.
-    site, wrapped = claim.after_site, False
-    for _ in range(claim.max_sites):
+    for site, *due in sites:
+        if site in claim.exclude_sites:
+            continue
         if len(taken) >= claim.limit:
+            reached = taken[-1].site
             break
-        found = connection.execute(_NEXT_SITE, (site,)).fetchone()
-        if found is None:
-            if wrapped or not claim.after_site:
-                break
-            site, wrapped = "", True
-            continue
-        site, earliest = found
-        if wrapped and site > claim.after_site:
-            break
-        if earliest > claim.now or site in claim.exclude_sites:
-            continue
         room = min(claim.per_site, claim.limit - len(taken))
-        found = connection.execute(_TAKE, (claim.owner, site, claim.now, room))
-        taken += [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
-    return _jobs(connection, claim, taken)
+        priorities = [priority for priority, any_due in zip(Priority, due, strict=True) if any_due]
+        for priority in priorities:
+            if room <= 0 or (site in claim.urgent_only and priority is not Priority.URGENT):
+                break
+            found = connection.execute(_TAKE, (claim.owner, site, priority.value, claim.now, room)).fetchall()
+            taken += [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
+            room -= len(found)
+    return Claimed(_jobs(connection, claim, taken), reached)
 
 
 def _jobs(connection: sqlite3.Connection, claim: Claim, taken: Sequence[rows.Taken]) -> list[Job]:
     keys = list(dict.fromkeys((one.team_id, one.message_id) for one in taken))
     loaded = {
-        (row[15], row[0]): rows.StoredMessage(rows.message_of(row[15], row), row[13], row[14])
+        (row[15], row[0]): rows.StoredMessage(rows.message_of(row[15], row, row[16:]), row[13], row[14])
         for row in _execute(connection, _LOAD, keys)
     }
     contents: dict[rows.Key, Content] = {}
@@ -147,6 +167,12 @@ _ATTEMPT = (
     " transcript) VALUES {rows}"
 )
 _EVENT = "INSERT INTO event (team_id, message_id, id, n, type, at, detail) VALUES {rows}"
+# The first evidence stays.
+_SUPPRESSION = (
+    "INSERT INTO suppression (team_id, address, id, reason, detail, created_at, updated_at)"
+    " SELECT column1, column2, column3, column4, column5, column6, column6 FROM (VALUES {rows}) WHERE true"
+    " ON CONFLICT (team_id, address) DO UPDATE SET updated_at = excluded.updated_at"
+)
 _CAPTURED = "INSERT OR REPLACE INTO captured (team_id, message_id, captured_at, raw) VALUES {rows}"
 # Of a message with more recipients the status depends on all of them; it is set by _STATUS.
 _MESSAGE_DONE = (
@@ -171,6 +197,7 @@ def complete_many(connection: sqlite3.Connection, completions: list[Completion])
     _execute(connection, _EVENT, [row for one in written for row in rows.event_rows(one)])
     _execute(connection, _CAPTURED, [rows.captured_row(one) for one in written if one.captured is not None])
     _update_messages(connection, written)
+    _execute(connection, _SUPPRESSION, rows.suppression_rows(one for one in completions if one.suppressions))
     return owned
 
 

@@ -1,0 +1,72 @@
+"""How a mail wants to travel, by members and by headers."""
+
+from __future__ import annotations
+
+import pytest
+
+from sendkit_server.accept.wishes import Travel, Wishes, checked, with_headers
+from sendkit_server.model.mail import Priority
+from sendkit_server.model.refusal import Refused
+
+NOW = 1_764_000_000_000  # 2025-11-24T16:00:00Z
+
+
+def test_nothing_said_is_normal_mail_of_the_transactional_stream():
+    assert checked(Wishes(), NOW) == Travel()
+
+
+@pytest.mark.parametrize(
+    ("wishes", "items", "priority"),
+    [
+        (Wishes(priority="urgent"), 1, Priority.URGENT),
+        (Wishes(priority="Bulk"), 1, Priority.BULK),
+        (Wishes(), 20, Priority.NORMAL),
+        (Wishes(), 21, Priority.BULK),
+        (Wishes(priority="normal"), 21, Priority.NORMAL),
+        (Wishes(stream="broadcast"), 1, Priority.BULK),
+    ],
+)
+def test_priority(wishes: Wishes, items: int, priority: Priority):
+    assert checked(wishes, NOW, items).priority is priority
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2025-11-24T16:00:01Z", NOW + 1000),
+        ("2025-11-24T17:00:01+01:00", NOW + 1000),
+        ("2025-11-24 16:00:01", NOW + 1000),
+    ],
+)
+def test_a_deadline_in_the_future(text: str, at: int):
+    assert checked(Wishes(expires_at=text), NOW).expires_at == at
+
+
+@pytest.mark.parametrize(
+    ("wishes", "field"),
+    [
+        (Wishes(priority="high"), "priority"),
+        (Wishes(expires_at="tomorrow"), "expires_at"),
+        (Wishes(expires_at="2025-11-24T16:00:00Z"), "expires_at"),
+        (Wishes(expires_at="0001-01-01T00:00:00+14:00"), "expires_at"),
+        (Wishes(stream="News letters"), "stream"),
+        (Wishes(stream="x" * 65), "stream"),
+        (Wishes(stream="a\0b"), "stream"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_its_field(wishes: Wishes, field: str):
+    with pytest.raises(Refused) as refused:
+        checked(wishes, NOW)
+    assert refused.value.refusal.field == field
+
+
+def test_headers_say_what_members_do_not():
+    headers = {
+        "x-sendkit-priority": " urgent ",
+        "x-sendkit-require-tls": "YES",
+        "x-sendkit-stream": "news",
+        "x-other": "1",
+    }
+    assert with_headers(Wishes(stream="mine"), headers) == Wishes("urgent", None, True, "mine")
+    with pytest.raises(Refused):
+        with_headers(Wishes(), {"x-sendkit-require-tls": "perhaps"})
