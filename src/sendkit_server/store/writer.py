@@ -31,7 +31,8 @@ MAX_GROUP = 512
 MAX_WAITING = 20_000  # operations; only a database that hangs lets that many gather
 CLOSE_S = 5.0  # for a database that hangs while the process is told to end
 LOOK_FIRST_S, LOOK_AGAIN_S = 0.01, 0.5  # while an outcome is unknown
-REOPEN_S = 0.2  # the least time between two tries to connect
+REOPEN_S = 0.2  # the least time between two tries to connect, or to get a lock that was waited for in vain
+LONG_S = 1.0
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
@@ -213,6 +214,7 @@ class Writer:
     def _transact(self, work: Callable[[Connection], T]) -> T:
         """One transaction. StoreError: a matter of the database; CommitLost; any other error: of the values."""
         connection = self._ready_connection()
+        began = monotonic()
         try:
             result = work(connection)
         except CommitLost as lost:
@@ -220,7 +222,11 @@ class Writer:
             self._lose_connection(StoreUnavailable(str(lost)))
             raise
         except Exception as error:
-            raise self._failed(error) from error
+            failed = self._failed(error)
+            if isinstance(failed, StoreUnavailable) and monotonic() - began > LONG_S:
+                # Who came meanwhile has waited as long, and is told the same instead of waiting once more.
+                self._shut_until = monotonic() + REOPEN_S
+            raise failed from error
         self.commits += 1
         return result
 
