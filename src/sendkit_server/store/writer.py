@@ -31,8 +31,8 @@ MAX_GROUP = 512
 MAX_WAITING = 20_000  # operations; only a database that hangs lets that many gather
 CLOSE_S = 5.0  # for a database that hangs while the process is told to end
 LOOK_FIRST_S, LOOK_AGAIN_S = 0.01, 0.5  # while an outcome is unknown
-REOPEN_S = 0.2  # the least time between two tries to connect, or to get a lock that was waited for in vain
-LONG_S = 1.0
+REOPEN_S = 0.2  # the least time between two tries to connect
+LONG_S = 1.0  # a database that refuses after that has kept all waiting who came meanwhile
 
 T = TypeVar("T")
 log = structlog.get_logger("store")
@@ -45,6 +45,7 @@ class Operation(msgspec.Struct, eq=False):
     value: Any
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    at: float
     result: Any = None
     error: BaseException | None = None
     taken: bool = False
@@ -77,6 +78,8 @@ class Writer:
         self._again: list[Operation] = []
         self._trouble: StoreUnavailable | None = None  # what the database said to this group
         self._shut_until = 0.0
+        self._refused_at = 0.0
+        self._refusal: StoreUnavailable | None = None
         self._look_in_s = LOOK_FIRST_S
 
     @property
@@ -91,7 +94,7 @@ class Writer:
     def hand_in(self, kind: str, value: Any) -> Operation:
         """Hands over one operation; its future resolves once it is durable, to the operation's result."""
         loop = asyncio.get_running_loop()
-        operation = Operation(kind, value, loop, loop.create_future())
+        operation = Operation(kind, value, loop, loop.create_future(), monotonic())
         if self._closed:
             operation.future.set_exception(StoreUnavailable("the store is closed"))
         elif self._queue.qsize() > MAX_WAITING:
@@ -164,6 +167,11 @@ class Writer:
     def _process(self, group: list[Operation]) -> None:
         if monotonic() >= self._shut_until:
             self._trouble = None
+        if self._refusal is not None:
+            # Who came while the last one waited in vain has waited, too, and is told the same.
+            _fail([operation for operation in group if operation.at < self._refused_at], self._refusal)
+            group = [operation for operation in group if operation.at >= self._refused_at]
+            self._refusal = None if group else self._refusal
         self._apply([operation for operation in group if operation.kind])
         for operation in group:
             if not operation.kind:
@@ -224,8 +232,7 @@ class Writer:
         except Exception as error:
             failed = self._failed(error)
             if isinstance(failed, StoreUnavailable) and monotonic() - began > LONG_S:
-                # Who came meanwhile has waited as long, and is told the same instead of waiting once more.
-                self._shut_until = monotonic() + REOPEN_S
+                self._refused_at, self._refusal = monotonic(), failed
             raise failed from error
         self.commits += 1
         return result
