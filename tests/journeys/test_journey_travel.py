@@ -147,8 +147,8 @@ async def test_a_site_that_pushes_back_is_given_a_moment_and_gets_its_mail(
     ids = [await server.send(key, to=f"u{n}@there.test") for n in range(4)]
     for message_id in ids:
         await server.settled(key, message_id, "delivered")
-    first = (await server.call("GET", f"/emails/{ids[0]}/attempts", key)).json["data"]
-    assert any("too much mail from you" in str(attempt["transcript"]) for attempt in first)
+    attempts = [(await server.call("GET", f"/emails/{message_id}/attempts", key)).json["data"] for message_id in ids]
+    assert "too much mail from you" in str(attempts)
     assert len(sink.mails) == 4
 
 

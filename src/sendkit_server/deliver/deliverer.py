@@ -301,6 +301,8 @@ class Deliverer:
     async def _claim_for_ever(self) -> None:
         while True:
             self._woken.clear()
+            # What is planned from here on may not be in the answers that follow: each wakes, whenever the last look was for.
+            self._planned_look = None
             try:
                 found = await self._claim_once()
                 pause_s = 0.0 if found else await self._until_next_look()
