@@ -14,6 +14,8 @@ import secrets
 import signal
 import socket
 import ssl
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +71,7 @@ SIGNING_THREADS = 2
 DEV_SMTP_BIND = Address("127.0.0.1", 1025)
 IDLE_LOOK_ALONE_S = 30.0
 IDLE_LOOK_AMONG_OTHERS_S = 1.0  # without notifications; it is one look into an index
+OVERTIME_S = 6.0  # beyond drain_seconds
 LEAVE_S = 1.0  # for saying goodbye to the other nodes; a database that is away is not waited for
 CAPTURE_ROUTE = Capture().name
 ALGORITHMS = {"rsa": "rsa-sha256", "ed25519": "ed25519-sha256"}
@@ -501,8 +504,18 @@ async def serve(settings: Settings, *, dev: bool, started: Callable[[App], None]
     started(app)
     await stopping.wait()
     log.info("server.stopping", drain_seconds=settings.drain_seconds)
+    # Whatever hangs (a database that does not answer), the process ends: what is not written is as after kill -9, not lost.
+    deadline = threading.Timer(settings.drain_seconds + OVERTIME_S, _end_now)
+    deadline.daemon = True
+    deadline.start()
     await app.stop()
     log.info("server.stopped")
+
+
+def _end_now() -> None:
+    log.error("server.ended_by_deadline", why="something did not end in time, such as a database that does not answer")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import sys
+import threading
 from typing import Any
 
 import click
@@ -79,6 +80,18 @@ def serve(dev: bool, roles: str | None) -> None:
             runner.run(app.serve(settings, dev=dev, started=started))
     except (ConfigError, ManageError, PortTaken, StoreError, CertificateError) as error:
         raise click.ClickException(str(error)) from None
+    _leave_hanging_threads()
+
+
+def _leave_hanging_threads() -> None:
+    """All is done; a thread that waits for a database which hangs would keep the process all the same."""
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith("store-reader")]
+    for thread in readers:
+        thread.join(timeout=0.5)
+    if any(thread.is_alive() for thread in readers):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _allow_many_files() -> None:

@@ -120,7 +120,8 @@ class Store:
     def close(self) -> None:
         """Commits what was handed in, closes every connection and gives the directory free."""
         self._writer.close()
-        self._reading.shutdown()
+        # A reader whose database hangs is not waited for.
+        self._reading.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         self._lock.release()
 
