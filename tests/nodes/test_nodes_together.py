@@ -370,3 +370,18 @@ async def status_of(node: Server, method: str, path: str, key: str | None = None
 async def timed(work: Awaitable[int]) -> tuple[int, float]:
     started = time.monotonic()
     return await work, time.monotonic() - started
+
+
+@pytest.mark.long
+async def test_a_node_that_is_told_to_stop_while_the_database_hangs_ends_in_bounded_time(
+    make_server: Make, own_postgres: PostgresServer
+) -> None:
+    node = await make_server(own_postgres.create_database(), SENDKIT_DRAIN_SECONDS="2").start()
+    key = await node.live_key()
+    asking = asyncio.ensure_future(by_http(node, key, "http-hung"))
+    with stopped(own_postgres):
+        assert node.process is not None
+        node.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(node.process.wait(), 20)
+    with suppress(OSError):
+        assert await asking in (200, 503)

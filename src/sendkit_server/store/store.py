@@ -65,6 +65,7 @@ class Store:
         self._keys: Cache[bytes, ApiKey | None] = Cache()
         self._domains: Cache[tuple[int, str], SendingDomain | None] = Cache()
         self._ahead_ns = 0
+        self._closed = False
         self.suppressed = Suppressed(self.read)
         self.on_forget: list[Callable[[], None]] = []
 
@@ -119,6 +120,7 @@ class Store:
 
     def close(self) -> None:
         """Commits what was handed in, closes every connection and gives the directory free."""
+        self._closed = True
         self._writer.close()
         # A reader whose database hangs is not waited for.
         self._reading.shutdown(wait=False, cancel_futures=True)
@@ -183,11 +185,16 @@ class Store:
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """Runs a function on a read-only connection in a reading thread, ≤ 2 s. StoreUnavailable when it cannot."""
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, function)
-        except TimeoutError:
-            raise StoreUnavailable("the database does not answer") from None
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        reading = asyncio.get_running_loop().run_in_executor(self._reading, self._read, function)
+        done, _ = await asyncio.wait([reading], timeout=PATIENCE_S)
+        if not done:
+            reading.cancel()
+            raise StoreUnavailable("the database does not answer")
+        if reading.cancelled():
+            raise StoreUnavailable("the store was closed before it was read")
+        return reading.result()
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         try:

@@ -260,7 +260,7 @@ class Writer:
             return self._connection
         # A database that is locked or away has been waited for already; all that queue behind would wait as long again.
         if self._trouble is not None:
-            raise _again(self._trouble)
+            raise _as_new(self._trouble)
         try:
             self._connection = self._engine.open_writer()
             self._settle_unknown(self._connection)
@@ -335,11 +335,11 @@ def _succeed(operations: Sequence[Operation], results: Sequence[Any]) -> None:
 
 def _fail(operations: Sequence[Operation], error: BaseException) -> None:
     for operation in operations:
-        operation.error = _again(error) if isinstance(error, StoreUnavailable) else error
+        operation.error = _as_new(error) if isinstance(error, StoreUnavailable) else error
     _resolve(operations)
 
 
-def _again(error: StoreUnavailable) -> StoreUnavailable:
+def _as_new(error: StoreUnavailable) -> StoreUnavailable:
     """The same for one more who asks: an exception that is raised twice drags the traces of both along."""
     return type(error)(str(error))
 
