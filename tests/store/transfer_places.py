@@ -117,7 +117,8 @@ async def fill(place: Place, mails: int = 40) -> None:
         await store.write(
             lambda connection: connection.execute(insert(schema.held_site).values(site="a.test", held_at=7))
         )
-        await store.write(lambda connection: connection.execute(insert(schema.mta_sts).values(POLICY)))
+        for table, row in OTHERS:
+            await store.write(lambda connection, table=table, row=row: connection.execute(insert(table).values(row)))
         # It ends as a killed one does once it has been silent: what it had in hand is still its own.
         await store.write(lambda connection: connection.execute(update(schema.node).values(ended_at=NOW)))
     finally:
@@ -141,6 +142,30 @@ POLICY = {
     "domain": "there.test", "policy_id": "1", "mode": "enforce", "mx": '["*.there.test"]', "fetched_at": NOW,
     "expires_at": NOW + 1,
 }  # fmt: skip
+OTHERS = (
+    (schema.mta_sts, POLICY),
+    (
+        schema.tls_count,
+        {
+            "day": NOW, "domain": "there.test", "policy": "sts", "mx_host": "mx.there.test", "result": "success",
+            "sessions": 7,
+        },
+    ),
+    (
+        schema.report,
+        {
+            "team_id": 1, "id": "rep_1", "kind": "dmarc", "domain": "sender.test", "organization": "There",
+            "report_id": "1", "begins_at": NOW, "ends_at": NOW + 1, "received_at": NOW + 2, "summary": "{}",
+        },
+    ),
+    (schema.warm_up, {"address": "192.0.2.1", "receiver": "google", "day": NOW, "recipients": 40}),
+    (
+        schema.finding,
+        {
+            "scope": "sender.test", "name": "spf", "status": "ok", "detail": "{}", "looked_at": NOW, "changed_at": NOW,
+        },
+    ),
+)  # fmt: skip
 DKIM = {
     "team_id": 1, "id": "dkm_1", "domain_id": "dom_1", "selector": "s1", "algorithm": "rsa-sha256",
     "private_key": b"\x00sealed private key", "public_record": "v=DKIM1; p=abc", "created_at": NOW,

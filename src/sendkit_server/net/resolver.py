@@ -22,6 +22,7 @@ import dns.nameserver
 import dns.rdatatype
 import dns.rdtypes.ANY.MX
 import dns.resolver
+import dns.reversename
 import msgspec
 
 MAX_MX = 50
@@ -85,6 +86,29 @@ class Resolver:
     async def addresses(self, host: str) -> tuple[str, ...] | DnsProblem:
         """A host's addresses, IPv6 and IPv4 alternating."""
         return await self._cached("A", host, self._ask_addresses)
+
+    async def texts(self, name: str) -> tuple[str, ...] | DnsProblem:
+        """A name's TXT records, the strings of each joined (RFC 7208 3.3); none is an empty answer. Asked anew each time."""
+        answer = await self._question(name, dns.rdatatype.TXT)
+        if isinstance(answer, DnsProblem):
+            return answer
+        return tuple(b"".join(record.strings).decode("utf-8", "replace") for record in answer.rrset or ())
+
+    async def exchanges(self, name: str) -> tuple[Mx, ...] | DnsProblem:
+        """A name's MX records as they stand, a null MX with the host ""; none is an empty answer. Asked anew each time."""
+        answer = await self._question(name, dns.rdatatype.MX)
+        if isinstance(answer, DnsProblem):
+            return answer
+        found = (Mx(each.preference, each.exchange.to_text(omit_final_dot=True).lower()) for each in answer.rrset or ())
+        return tuple(sorted(msgspec.structs.replace(mx, host=mx.host.strip(".")) for mx in found))
+
+    async def pointers(self, address: str) -> tuple[str, ...] | DnsProblem:
+        """The names that an address's reverse zone gives (RFC 1035 3.5). Asked anew each time."""
+        name = dns.reversename.from_address(address).to_text(omit_final_dot=True)
+        answer = await self._question(name, dns.rdatatype.PTR)
+        if isinstance(answer, DnsProblem):
+            return answer
+        return tuple(record.target.to_text(omit_final_dot=True).lower() for record in answer.rrset or ())
 
     def known_mail_hosts(self, domain: str) -> MailHosts | DnsProblem | None:
         """What `mail_hosts` would answer at once from the cache; None when it would have to ask."""

@@ -295,6 +295,61 @@ mta_sts = Table(
     Column("expires_at", BigInteger, nullable=False),
 )
 
+# How connections to a domain's mail hosts were secured, by day (RFC 8460 4.3). policy: `sts`, `tlsa` or
+# `no-policy-found`.  result: `success`, or the result type of RFC 8460.
+tls_count = Table(
+    "tls_count",
+    metadata,
+    Column("day", BigInteger, primary_key=True),  # its first moment, UTC
+    Column("domain", Name(253), primary_key=True),
+    Column("policy", Name(16), primary_key=True),
+    Column("mx_host", Name(253), primary_key=True),
+    Column("result", Name(40), primary_key=True),
+    Column("sessions", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# A report that a receiver has sent about a domain: kind `dmarc` (RFC 7489 7.2) or `tls` (RFC 8460). summary: JSON.
+report = Table(
+    "report",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", Name(40), primary_key=True),
+    Column("kind", Name(8), nullable=False),
+    Column("domain", Name(253), nullable=False),
+    Column("organization", Words, nullable=False),
+    Column("report_id", Words, nullable=False),
+    Column("begins_at", BigInteger, nullable=False),
+    Column("ends_at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("summary", Text, nullable=False),
+    Index("ix_report_domain", "team_id", "domain", "kind", "begins_at"),
+    Index("ix_report_once", "team_id", "kind", "organization", "report_id", unique=True),
+)
+
+# What a source address that is being warmed up has sent to a big receiver, by day.
+warm_up = Table(
+    "warm_up",
+    metadata,
+    Column("address", Name(64), primary_key=True),
+    Column("receiver", Name(64), primary_key=True),
+    Column("day", BigInteger, primary_key=True),  # its first moment, UTC
+    Column("recipients", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What `sendkit doctor` found last, so that the next look can tell what has changed. scope: a domain, or "" for the server.
+finding = Table(
+    "finding",
+    metadata,
+    Column("scope", Name(253), primary_key=True),
+    Column("name", Name(40), primary_key=True),
+    Column("status", Name(8), nullable=False),
+    Column("detail", Text, nullable=False),  # JSON
+    Column("looked_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+)
+
 # One incarnation of a process. What it owns is its own until somebody writes `ended_at`.
 node = Table(
     "node",
