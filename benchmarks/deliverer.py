@@ -12,6 +12,7 @@ import multiprocessing
 import pstats
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from multiprocessing.connection import Connection
@@ -22,8 +23,11 @@ import uvloop
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from sendkit_server.deliver import Deliverer, DeliverySettings, Smarthost
+from sendkit_server.deliver import Deliverer, DeliverySettings, Routing, Smarthost, chain_of
+from sendkit_server.deliver.warm_up import Sent
+from sendkit_server.deliver.warm_up import Sent
 from sendkit_server.model.address import parse_address
+from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Content, Door, Message, PartsContent, Recipient, Role
 from sendkit_server.net.resolver import Resolver
 from sendkit_server.store.values import Completion, Job
@@ -97,6 +101,10 @@ class Forgetful:
         """Never asked for."""
         raise LookupError(content_id)
 
+    async def add_warm_up(self, sent: Mapping[Sent, int], day: Instant) -> dict[Sent, int]:
+        """No address is new."""
+        return {}
+
     async def signing_keys(self, team_id: int, domain: str) -> tuple[DkimKey, ...]:
         """The same for all."""
         return self.keys
@@ -137,7 +145,7 @@ async def measure(mails: int, port: int, keys: tuple[DkimKey, ...]) -> float:
     store = Forgetful(keys, mails)
     settings = DeliverySettings(
         "out.test",
-        routes=(Smarthost("127.0.0.1", port),),
+        routing=Routing(chain_of(Smarthost("127.0.0.1", port))),
         allow_private=(ip_network("127.0.0.0/8"),),
         dkim_required=bool(keys),
     )

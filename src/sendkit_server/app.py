@@ -32,11 +32,11 @@ from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.server import HttpServer
 from sendkit_server.api.service import Service
 from sendkit_server.compose.signing import Signers
-from sendkit_server.config import PREFIX, Address, ConfigError, Settings
+from sendkit_server.config import PREFIX, Address, ConfigError, Settings, routing_of
 from sendkit_server.dashboard.door import Pages
 from sendkit_server.deliver.deliverer import Deliverer
 from sendkit_server.deliver.ownership import Share
-from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost, parse_routes
+from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stored import DeliveryView
 from sendkit_server.events.metrics import Metrics
@@ -49,7 +49,7 @@ from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey, Message, Priority
 from sendkit_server.model.outcome import Attempt, Result
 from sendkit_server.model.retry import RetryPolicy
-from sendkit_server.net.listen import listen, source_addresses
+from sendkit_server.net.listen import can_bind, listen, source_addresses
 from sendkit_server.net.resolver import Resolver
 from sendkit_server.net.tls_server import ServerTls
 from sendkit_server.smtp.door import SubmissionDoor
@@ -232,8 +232,8 @@ class App:
 
     def _prepare_delivery(self) -> None:
         settings = self.settings
-        routes = parsed_routes(settings)
-        self._routes = routes
+        routing = routing_of(settings)
+        self._routes = routes = routing.routes
         self.dns_names = dns_names(settings, routes)
         self._signers = Signers(self.store, [ALGORITHMS[name] for name in settings.dkim])
         self._resolver = Resolver(settings.dns_servers)
@@ -246,7 +246,8 @@ class App:
         self.deliverer = Deliverer(
             DeliverySettings(
                 hostname=settings.hostname,
-                routes=routes,
+                routing=routing,
+                own_addresses=self._own_addresses(routes),
                 mx_port=settings.mx_port,
                 allow_private=settings.allow_private_networks,
                 own=self._own_listeners(),
@@ -273,6 +274,15 @@ class App:
         self._port_25 = Port25Watch(settings, routes, self.deliverer)
         self._queue_watch = QueueWatch(self.store, self.deliverer, self._now)
         self._prepare_membership()
+
+    @staticmethod
+    def _own_addresses(routes: Sequence[Route]) -> tuple[str, ...]:
+        """Which of the routes' source addresses this machine has; all nodes may share one file that names them all."""
+        named = named_sources(routes)
+        own = tuple(address for address in named if can_bind(address))
+        if missing := [address for address in named if address not in own]:
+            log.warning("route.addresses_missing", addresses=missing, why="this machine cannot connect from them")
+        return own
 
     def _prepare_membership(self) -> None:
         deliverer = self.deliverer
@@ -524,20 +534,20 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None
         loop.call_soon_threadsafe(function)
 
 
-def parsed_routes(settings: Settings) -> tuple[Route, ...]:
-    """The route chain. ConfigError when it cannot be read."""
-    try:
-        return tuple(parse_routes(settings.route))
-    except ValueError as error:
-        raise ConfigError(f"route = {settings.route!r}: {error}") from None
+def named_sources(routes: Sequence[Route]) -> list[str]:
+    """The source addresses that routes name."""
+    return [
+        address for route in routes if isinstance(route, Direct) for one in route.sources for address in one.addresses
+    ]
 
 
 def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
     """What the DNS records depend on: our addresses where we deliver ourselves, the relays' where they do."""
     mechanisms: list[str] = []
     if any(isinstance(route, Direct) for route in routes):
-        detected = (address for address in source_addresses() if ipaddress.ip_address(address).is_global)
-        addresses = settings.send_addresses or tuple(detected)
+        found = dict.fromkeys([*source_addresses(), *named_sources(routes)])
+        detected = tuple(address for address in found if ipaddress.ip_address(address).is_global)
+        addresses = settings.send_addresses or detected
         mechanisms += [f"ip6:{address}" if ":" in address else f"ip4:{address}" for address in addresses]
         if not addresses:
             # Behind address translation the machine does not know its public address; its name's A record does.

@@ -19,6 +19,7 @@ import msgspec
 
 from sendkit_server.deliver.pace import Limits
 from sendkit_server.deliver.receivers import Receivers
+from sendkit_server.deliver.routing import Routing, parse_routing
 
 T = TypeVar("T")
 
@@ -157,6 +158,25 @@ def parse_receivers(text: str) -> dict[str, Any]:
     return found
 
 
+def parse_tables(text: str) -> dict[str, Any]:
+    """Tables by name as a JSON object, in sendkit.toml [routes.NAME]; nothing or `none` is none."""
+    return _decode(text, dict[str, Any]) or {}
+
+
+def parse_table_list(text: str) -> list[Any]:
+    """A list of tables as a JSON array, in sendkit.toml [[routing]]; nothing or `none` is none."""
+    return _decode(text, list[Any]) or []
+
+
+def _decode(text: str, kind: type[T]) -> T | None:
+    if text.strip().lower() in ("", "none"):
+        return None
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"give tables in sendkit.toml, or JSON: {error}") from None
+
+
 def parse_text(text: str) -> str:
     """Any text but none."""
     if not text.strip():
@@ -242,7 +262,17 @@ SETTINGS: tuple[Setting[Any], ...] = (
     Setting("send_addresses", parse_addresses, "none", "source addresses for SPF records; none: detected"),
     Setting("public_url", parse_url, "http://127.0.0.1:8080", "the only base of links that leave in mails and replies"),
     Setting(
-        "route", parse_text, "direct", "direct, capture, smarthost://user:pass@host:port, smarthosts://…; comma = chain"
+        "route",
+        parse_text,
+        "direct",
+        "direct, capture, smarthost://user:pass@host:port, smarthosts://…, names of routes; comma = chain, a*3 | b = by weight",
+    ),
+    Setting("routes", parse_tables, "none", "[routes.NAME] in sendkit.toml: kind and what it needs (docs/routes.md)"),
+    Setting(
+        "routing",
+        parse_table_list,
+        "none",
+        "[[routing]] in sendkit.toml: domain, to or stream, and the route that such mail takes instead",
     ),
     Setting("dns_servers", parse_names, "none", "for delivery, such as 127.0.0.1:5353; none: the system's"),
     Setting("mx_port", parse_count, "25", "for tests"),
@@ -362,6 +392,8 @@ def _knows_none(setting: Setting[Any]) -> bool:
         parse_optional,
         parse_database_url,
         parse_receivers,
+        parse_tables,
+        parse_table_list,
     )
 
 
@@ -388,10 +420,10 @@ def _as_text(value: object) -> str:
     """A TOML value as the environment would spell it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
+        return msgspec.json.encode(value).decode()
     if isinstance(value, list):
         return ",".join(str(item) for item in value)
-    if isinstance(value, dict):
-        return msgspec.json.encode(value).decode()
     return str(value)
 
 
@@ -416,6 +448,7 @@ def _check_together(settings: Settings) -> None:
             raise ConfigError(
                 f"dev_smtp_bind {address}: the development listener takes mail without a key; keep it on loopback"
             )
+    _ = routing_of(settings)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise ConfigError("tls_cert and tls_key are given together or not at all")
     if settings.database_url is not None and settings.secret_key is None:
@@ -425,6 +458,14 @@ def _check_together(settings: Settings) -> None:
         )
 
 
+def routing_of(settings: Settings) -> Routing:
+    """Which route which mail takes. ConfigError says what is wrong with it, without secrets."""
+    try:
+        return parse_routing(settings.route, settings.routes, settings.routing)
+    except ValueError as error:
+        raise ConfigError(f"route, routes or routing: {error}; see docs/routes.md") from None
+
+
 def is_secret(name: str) -> bool:
     """Whether `sendkit config` hides the value."""
-    return name in ("secret_key", "route", "database_url")
+    return name in ("secret_key", "route", "routes", "routing", "database_url")

@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sendkit_server.app import dns_names, now_ms, parsed_routes
+from sendkit_server.app import dns_names, now_ms
 from sendkit_server.cli.logs import configure_logging
-from sendkit_server.config import Settings
+from sendkit_server.config import Settings, routing_of
 from sendkit_server.manage import commands
 from sendkit_server.manage.installation import prepare_data_dir, secret_key
 from sendkit_server.manage.keys import ManageError
@@ -53,7 +53,7 @@ def act(settings: Settings, action: str, arguments: dict[str, Any]) -> dict[str,
 async def _here(settings: Settings, store: Store, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
     store.start_managing()
     try:
-        names = dns_names(settings, parsed_routes(settings))
+        names = dns_names(settings, routing_of(settings).routes)
         return await commands.run(commands.Context(store, names, now_ms, os.urandom), action, arguments)
     finally:
         store.close()

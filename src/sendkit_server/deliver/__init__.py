@@ -3,7 +3,8 @@
 from sendkit_server.deliver.deliverer import Deliverer, DeliveryStore
 from sendkit_server.deliver.office import LaneView
 from sendkit_server.deliver.probe import ProbeResult, probe
-from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost, parse_routes
+from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
+from sendkit_server.deliver.routing import Routing, chain_of, parse_routing
 from sendkit_server.deliver.settings import DeliverySettings, Timeouts
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "LaneView",
     "ProbeResult",
     "Route",
+    "Routing",
     "Smarthost",
     "Timeouts",
-    "parse_routes",
+    "chain_of",
+    "parse_routing",
     "probe",
 ]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 import msgspec
 
 from sendkit_server.deliver.settings import Timeouts
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.outcome import Exchange
+from sendkit_server.model.outcome import Exchange, Outcome
 from sendkit_server.net.connect import Target
 from sendkit_server.net.tls_client import TlsClient
 from sendkit_server.wire.smtp_client import (
@@ -51,7 +51,8 @@ class Greeter(msgspec.Struct, frozen=True):
 class Carried(msgspec.Struct, frozen=True):
     """What one transaction came to. untouched: the server answered nothing of it, or only that it closes.
 
-    withheld: the end of the message was not sent, because another node may be delivering it by now.
+    withheld: the end of the message was not sent, because another node may be delivering it by now.  passed_on: this route is
+    not the one for this mail, and why; is_broken: nor for any other.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -60,6 +61,35 @@ class Carried(msgspec.Struct, frozen=True):
     milliseconds: int
     untouched: bool
     withheld: bool = False
+    passed_on: Outcome | None = None
+    is_broken: bool = False
+
+
+class Connection(Protocol):
+    """What a lane carries mail over."""
+
+    target: Target | None
+    tls: str | None
+    capabilities: Capabilities
+    mails: int
+    on_lost: Callable[[], None] | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether another mail may go over it."""
+
+    @property
+    def transcript(self) -> tuple[Exchange, ...]:
+        """What was said until the connection was open, or was not."""
+
+    async def carry(self, mail: Mail) -> Carried:
+        """One mail, to its end or to the connection's."""
+
+    def quit(self) -> None:
+        """Take leave without waiting for an answer."""
+
+    def abort(self, why: str = "") -> None:
+        """Close now, whatever is in flight; why: for its transcript."""
 
 
 class MailConnection(asyncio.Protocol):

@@ -17,25 +17,28 @@ from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver.connection import Greeter
 from sendkit_server.deliver.desk import BUSY_DOORS, Desk, Parcel, Sources
-from sendkit_server.deliver.dial import Dialer, NoConnection, Site
+from sendkit_server.deliver.dial import Dialer, Dials, NoConnection, Site
+from sendkit_server.deliver.hosted import HostedDialer
 from sendkit_server.deliver.lane import Lane
 from sendkit_server.deliver.ledger import Ledger, Writer
 from sendkit_server.deliver.office import LaneView, Tried
-from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble
+from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble, warm_up_cap
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
 from sendkit_server.deliver.pace import Limits
+from sendkit_server.deliver.plan import Plans, Way
 from sendkit_server.deliver.probe import ProbeResult, probe
 from sendkit_server.deliver.receivers import Receivers
-from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
+from sendkit_server.deliver.route import Capture, Direct, Hosted, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
+from sendkit_server.deliver.warm_up import WarmUps, WarmUpStore
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Message, Priority
 from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resolver, in_order
 from sendkit_server.net.tls_client import TlsClient
-from sendkit_server.store.errors import StoreUnavailable
+from sendkit_server.store.errors import StoreError, StoreUnavailable
 from sendkit_server.store.values import Job
 from sendkit_server.wire.smtp_client import TlsWish
 
@@ -48,11 +51,10 @@ KNOWN_DOMAINS = 20_000
 SHUTTING_DOWN = "The server is restarting."
 ELSEWHERE = "It is handed to another node of this installation."
 
-_CAPTURE = Capture()
 _ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
-class DeliveryStore(Sources, Writer, Protocol):
+class DeliveryStore(Sources, Writer, WarmUpStore, Protocol):
     """What delivery needs of the store, beside contents, keys and completions."""
 
     async def claim(
@@ -131,9 +133,17 @@ class Deliverer:
             fault=self.fault,
             doors=doors,
         )
-        self._dialer = Dialer(resolver, TlsClient(settings.ca_file), settings.timeouts, clock, self._ownership.holds)
+        self._tls = TlsClient(settings.ca_file)
+        self._dialer = Dialer(resolver, self._tls, settings.timeouts, clock, self._ownership.holds)
+        self._plans = Plans(settings.routing, settings.own_addresses)
+        self._warm_up = WarmUps(
+            store,
+            needed=any(way.source.warm_up is not None for way in self._plans.ways),
+            clock=clock,
+            fault=self.fault,
+        )
         self._lanes: dict[object, Lane] = {}
-        self._lane_of: dict[str, tuple[MailHosts, Lane]] = {}  # of mail that takes whatever TLS it gets
+        self._lane_of: dict[tuple[Way, str], tuple[MailHosts, Lane]] = {}  # of mail that takes whatever TLS it gets
         self._resolving: dict[str, list[Parcel]] = {}
         self._foreseen: dict[tuple[str, str], Parcel] = {}  # not offered yet, by message and site
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,7 +168,7 @@ class Deliverer:
             return False
         if site in self._resolving:
             return urgent or len(self._resolving[site]) < self._ledger.lane_limit
-        known = self._lane_of.get(site)
+        known = self._lane_of.get((self._plans.usual, site))
         if known is None:
             return True
         return not known[1].is_elsewhere and (urgent or not known[1].is_full)
@@ -167,7 +177,7 @@ class Deliverer:
         """A job that will be offered once it is durable: it is composed meanwhile, which hides most of that time."""
         if self._draining or job.message.capture or self._doors() >= BUSY_DOORS:
             return
-        parcel = self._foreseen[job.message.id, job.site] = Parcel(job)
+        parcel = self._foreseen[job.message.id, job.site] = self._parcel(job)
         self._desk.add(parcel, self._prepared)
 
     def forget(self, job: Job) -> None:
@@ -181,7 +191,7 @@ class Deliverer:
             return
         self._ledger.take_in(job)
         if parcel is None:
-            self._dispatch(Parcel(job))
+            self._dispatch(self._parcel(job))
         elif parcel.prepared:
             self._go_on(parcel)
         else:
@@ -194,7 +204,10 @@ class Deliverer:
 
     def _go_on(self, parcel: Parcel) -> None:
         # What could not be composed early takes the usual way, which says why.
-        self._dispatch(parcel if parcel.composed is not None else Parcel(parcel.jobs[0]))
+        self._dispatch(parcel if parcel.composed is not None else self._parcel(parcel.jobs[0]))
+
+    def _parcel(self, job: Job) -> Parcel:
+        return Parcel(job, self._plans.of(job.message, job.site))
 
     def wake(self) -> None:
         """Something without an owner may be due."""
@@ -203,6 +216,7 @@ class Deliverer:
     async def run(self) -> None:
         """Claim and deliver until cancelled."""
         self._claiming = asyncio.current_task()
+        self.start(self._warm_up.run())
         try:
             await self._claim_for_ever()
         finally:
@@ -237,7 +251,7 @@ class Deliverer:
         """Ask a site again now, though it is paused; "": every site."""
         hosts = self._resolver.known_mail_hosts(site) if site else None
         for key, lane in list(self._lanes.items()):
-            if not site or isinstance(lane.route, Smarthost) or site in lane.domains or _leads_to(key, hosts):
+            if not site or not isinstance(lane.way.route, Direct) or site in lane.domains or _leads_to(key, hosts):
                 lane.lift()
         self.wake()
 
@@ -272,6 +286,9 @@ class Deliverer:
                 await self._ledger.until_empty()
         for lane in self._lanes.values():
             lane.abort()
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._warm_up.close()
         # What was cut has an outcome now, too, and deserves to be written.
         with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -324,8 +341,8 @@ class Deliverer:
         closed = self._stops.held.union(self._resolving)
         full: set[str] = set()
         for lane in self._lanes.values():
-            # A paused lane with a route behind it is passed by, so it holds up nothing.
-            if lane.is_elsewhere or (lane.is_paused() and lane.route == settings.routes[-1]):
+            # A paused lane with a way behind it is passed by, so it holds up nothing.
+            if lane.is_elsewhere or (lane.is_paused() and lane.way is self._plans.only_last):
                 closed |= lane.domains
             elif lane.turns_away():
                 full.update(lane.domains)
@@ -349,7 +366,7 @@ class Deliverer:
         return pause_s
 
     def _may_take(self) -> bool:
-        return self._share is not None and self._ownership.holds()
+        return self._share is not None and self._ownership.holds() and self._warm_up.is_ready
 
     def _look_by(self, at: Instant) -> None:
         if self._planned_look is None or at < self._planned_look:
@@ -366,19 +383,36 @@ class Deliverer:
             return
         if self.is_stopped(parcel):
             return
-        route = self._route_of(parcel)
-        if isinstance(route, Capture):
-            self._desk.add(parcel, self._captured)
-        elif isinstance(route, Smarthost):
-            self._smarthost_lane(route).put(parcel)
-        else:
-            self._dispatch_direct(parcel)
+        way = parcel.way
+        if way.health.is_down(self._clock()) and self._take_next_way(
+            parcel, _happened(f"route {way.name} is down: {way.health.reason}")
+        ):
+            return
+        match way.route:
+            case Capture():
+                self._desk.add(parcel, self._captured)
+            case Direct():
+                self._dispatch_direct(parcel)
+            case _:
+                self._relay_lane(way).put(parcel)
 
-    def _route_of(self, parcel: Parcel) -> Route:
-        return _CAPTURE if parcel.message.capture else self._settings.routes[parcel.route]
+    def _take_next_way(self, parcel: Parcel, why: tuple[Exchange, ...], *, siblings: bool = False) -> bool:
+        """Lets a parcel take the next of its ways; False when there is none.
+
+        why: what came of this one, for the transcript.  siblings: another address of the same pool counts, too. Where a site
+        is out of reach it would not help.
+        """
+        route = parcel.way.route
+        for place in range(parcel.place + 1, len(parcel.ways)):
+            if siblings or parcel.ways[place].route != route:
+                parcel.place = place
+                parcel.before += why
+                self._dispatch(parcel)
+                return True
+        return False
 
     def _needs_signature(self, parcel: Parcel) -> bool:
-        return self._settings.dkim_required and not isinstance(self._route_of(parcel), Capture)
+        return self._settings.dkim_required and not isinstance(parcel.way.route, Capture)
 
     def _dispatch_direct(self, parcel: Parcel) -> None:
         domain = parcel.jobs[0].site
@@ -407,8 +441,10 @@ class Deliverer:
         if isinstance(hosts, DnsProblem):
             self._no_way(parcel, domain_trouble(hosts))
             return
-        strict = parcel.message.require_tls
-        known = self._lane_of.get(domain)
+        way, strict = parcel.way, parcel.message.require_tls
+        if way.source.warm_up is not None and self._is_over_cap(parcel, hosts):
+            return
+        known = self._lane_of.get((way, domain))
         if known is not None and known[0] is hosts and not strict:
             known[1].put(parcel)
             return
@@ -417,55 +453,91 @@ class Deliverer:
             self._no_way(parcel, LOOPS_BACK)
             return
         if strict:
-            self._direct_lane(others, strict=True).put(parcel)
+            self._direct_lane(way, others, strict=True).put(parcel)
             return
-        lane = self._direct_lane(others, strict=False)
+        lane = self._direct_lane(way, others, strict=False)
         if len(self._lane_of) >= KNOWN_DOMAINS:
             self._forget_domains()
         lane.domains.add(domain)
-        self._lane_of[domain] = (hosts, lane)
+        self._lane_of[way, domain] = (hosts, lane)
         lane.put(parcel)
 
-    def _direct_lane(self, hosts: MailHosts, *, strict: bool) -> Lane:
+    def _direct_lane(self, way: Way, hosts: MailHosts, *, strict: bool) -> Lane:
         """strict: only over TLS with a certificate that proves the host's name. Such mail has lanes of its own, so that a
         host which cannot prove its name holds up only what asks for that."""
-        key = frozenset(hosts), strict
+        key = way, frozenset(hosts), strict
         lane = self._lanes.get(key)
         if lane is None:
             wish = TlsWish.REQUIRED if strict else TlsWish.OFFERED
-            greeter = Greeter(self._settings.hostname, wish, verified=strict)
-            # Named alike on every node, however DNS shuffles hosts of one preference: a site's shares go by its name.
-            name = min((mx.preference, mx.host) for mx in hosts)[1]
-            site = Site(name, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter)
-            lane = self._lanes[key] = self._new_lane(site, Direct(), self._guard, self._receivers.of(name))
-        return lane
-
-    def _smarthost_lane(self, route: Smarthost) -> Lane:
-        lane = self._lanes.get(route)
-        if lane is None:
-            # A password, or a wish for TLS from the start, is worth nothing towards just anybody.
-            strict = route.login is not None or route.tls_from_start
-            greeter = Greeter(
-                self._settings.hostname,
-                TlsWish.REQUIRED if strict else TlsWish.OFFERED,
-                route.login,
-                route.tls_from_start,
-                verified=strict,
+            greeter = Greeter(way.source.ehlo or self._settings.hostname, wish, verified=strict)
+            name = site_name(hosts)
+            site = Site(
+                name, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter, way.source.addresses
             )
-            site = Site(f"{route.host}:{route.port}", route.port, lambda: [route.host], greeter)
-            lane = self._lanes[route] = self._new_lane(site, route, self._relay_guard, self._default_limits)
+            lane = self._new_lane(key, site, way, self._guard, self._dialer, self._receivers.of(name))
         return lane
 
-    def _new_lane(self, site: Site, route: Route, guard: Guard, limits: Limits) -> Lane:
-        return Lane(site, route, guard, self._settings, self, self._desk, self._dialer, limits)
+    def _is_over_cap(self, parcel: Parcel, hosts: MailHosts) -> bool:
+        """Whether its way's address has sent the receiver what it may today. Then the next way has it, or it waits."""
+        way = parcel.way
+        receiver = self._receivers.name_of(site_name(hosts))
+        if receiver is None:
+            return False
+        cap = self._warm_up.take(way, receiver, len(parcel.addresses))
+        if cap is None:
+            return False
+        why = warm_up_cap(", ".join(way.source.addresses), receiver, cap)
+        if not self._take_next_way(parcel, _happened(why.text), siblings=True):
+            self._ledger.let_wait(parcel, why, self._warm_up.next_day())
+        return True
+
+    def _relay_lane(self, way: Way) -> Lane:
+        lane = self._lanes.get(way)
+        if lane is None:
+            match way.route:
+                case Smarthost() as route:
+                    lane = self._smarthost_lane(way, route)
+                case Hosted() as route:
+                    lane = self._hosted_lane(way, route)
+                case other:
+                    raise AssertionError(f"{other} has lanes of its own")
+        return lane
+
+    def _smarthost_lane(self, way: Way, route: Smarthost) -> Lane:
+        # A password, or a wish for TLS from the start, is worth nothing towards just anybody.
+        strict = route.login is not None or route.tls_from_start
+        greeter = Greeter(
+            way.source.ehlo or self._settings.hostname,
+            TlsWish.REQUIRED if strict else TlsWish.OFFERED,
+            route.login,
+            route.tls_from_start,
+            verified=strict,
+        )
+        name = f"{route.host}:{route.port}"
+        site = Site(name, route.port, lambda: [route.host], greeter, way.source.addresses)
+        return self._new_lane(way, site, way, self._relay_guard, self._dialer, self._default_limits)
+
+    def _hosted_lane(self, way: Way, route: Hosted) -> Lane:
+        settings, endpoint = self._settings, route.provider.endpoint
+        dialer = HostedDialer(
+            route.provider, self._resolver, self._tls, settings.timeouts, self._clock, self._ownership.holds
+        )
+        greeter = Greeter(settings.hostname, TlsWish.REQUIRED, verified=True)
+        site = Site(endpoint.host, endpoint.port, lambda: [endpoint.host], greeter)
+        return self._new_lane(way, site, way, self._relay_guard, dialer, self._default_limits)
+
+    def _new_lane(self, key: object, site: Site, way: Way, guard: Guard, dialer: Dials, limits: Limits) -> Lane:
+        lane = self._lanes[key] = Lane(site, way, guard, self._settings, self, self._desk, dialer, limits)
+        return lane
 
     def _forget_lanes(self) -> None:
         for key, lane in list(self._lanes.items()):
             if lane.is_forgettable:
                 del self._lanes[key]
                 for domain in lane.domains:
-                    if domain in self._lane_of and self._lane_of[domain][1] is lane:
-                        del self._lane_of[domain]
+                    known = self._lane_of.get((lane.way, domain))
+                    if known is not None and known[1] is lane:
+                        del self._lane_of[lane.way, domain]
 
     def _forget_domains(self) -> None:
         """Only a shortcut is lost: whose mail leads where is found again with the next parcel."""
@@ -478,28 +550,42 @@ class Deliverer:
         host = None if refused else "capture"
         tried = Tried(host, None, None, self._clock(), 0, (Exchange(0, "*", outcome.text),))
         raw = parcel.composed.raw if parcel.composed else None
-        self._ledger.settle(parcel, _CAPTURE, tried, [outcome] * len(parcel.addresses), captured=raw)
+        self._ledger.settle(parcel, parcel.way, tried, [outcome] * len(parcel.addresses), captured=raw)
 
     # What lanes report (lane.Office).
 
-    def settle(self, parcel: Parcel, route: Route, tried: Tried, outcomes: list[Outcome]) -> None:
+    def settle(self, parcel: Parcel, way: Way, tried: Tried, outcomes: list[Outcome]) -> None:
         """Write down what became of a parcel."""
-        self._ledger.settle(parcel, route, tried, outcomes)
+        if tried.host is not None:
+            way.health.worked()
+        self._ledger.settle(parcel, way, tried, outcomes)
 
-    def unreachable(
-        self, parcel: Parcel, route: Route, none: NoConnection, pause_ends: Instant, *, tried: bool
-    ) -> None:
-        """A lane's site takes no connection: the next route takes over, or the parcel waits and says why."""
-        if not parcel.message.capture and parcel.route + 1 < len(self._settings.routes):
-            parcel.route += 1
-            parcel.before += none.transcript if tried else (Exchange(0, "*", _passed_over(route, none)),)
-            self._dispatch(parcel)
+    def unreachable(self, parcel: Parcel, way: Way, none: NoConnection, pause_ends: Instant, *, tried: bool) -> None:
+        """A lane's site takes no connection: the next way takes over, or the parcel waits and says why."""
+        if tried and none.host is not None:
+            way.health.worked()  # a host has answered, though it takes no mail
+        elif (
+            tried
+            and none.outcome.reason == "connect_failed"
+            and isinstance(way.route, Direct)
+            and way.health.failed(parcel.jobs[0].site, none.outcome.text, self._clock())
+        ):
+            self._log.warning("route.down", route=way.name, source=way.source.addresses, reason=none.outcome.text)
+        passed = none.transcript if tried else _happened(f"route {way.name} is paused: {none.outcome.text}")
+        if self._take_next_way(parcel, passed):
             return
         if tried or self._clock() >= parcel.message.created_at + self._settings.retry.window_ms:
             what = Tried(none.host, none.address, None, none.started_at, none.milliseconds, none.transcript)
-            self._ledger.settle(parcel, route, what, [none.outcome] * len(parcel.addresses), not_before=pause_ends)
+            self._ledger.settle(parcel, way, what, [none.outcome] * len(parcel.addresses), not_before=pause_ends)
             return
         self._ledger.let_wait(parcel, none.outcome, pause_ends)
+
+    def passed_on(self, parcel: Parcel, way: Way, tried: Tried, why: Outcome, *, is_broken: bool) -> None:
+        """The way is not for this mail (is_broken: for none): the next way, or it has been tried and waits."""
+        if is_broken and way.health.broken(why.text, self._clock()):
+            self._log.warning("route.down", route=way.name, reason=why.text)
+        if not self._take_next_way(parcel, tried.transcript):
+            self._ledger.settle(parcel, way, tried, [why] * len(parcel.addresses))
 
     def hand_back(self, parcel: Parcel) -> None:
         """Give it up untried: the server shuts down, or the site is another node's."""
@@ -531,7 +617,7 @@ class Deliverer:
         if expires_at is None or now < expires_at:
             return False
         tried = Tried(None, None, None, now, 0, (Exchange(0, "*", EXPIRED.text),))
-        self._ledger.settle(parcel, self._route_of(parcel), tried, [EXPIRED] * len(parcel.addresses))
+        self._ledger.settle(parcel, parcel.way, tried, [EXPIRED] * len(parcel.addresses))
         return True
 
     def may_open(self, lane: Lane) -> bool:
@@ -602,10 +688,10 @@ class Deliverer:
         """The route has no lane for this parcel's domain. Only trouble with DNS is a reason to take the next route."""
         none = NoConnection(outcome, (Exchange(0, "*", outcome.text),), self._clock(), 0)
         if outcome.result is Result.DEFERRED:
-            self.unreachable(parcel, self._route_of(parcel), none, self._clock(), tried=True)
+            self.unreachable(parcel, parcel.way, none, self._clock(), tried=True)
             return
         tried = Tried(None, None, None, none.started_at, 0, none.transcript)
-        self._ledger.settle(parcel, self._route_of(parcel), tried, [outcome] * len(parcel.addresses))
+        self._ledger.settle(parcel, parcel.way, tried, [outcome] * len(parcel.addresses))
 
     # Ending.
 
@@ -631,10 +717,15 @@ def before_ourselves(hosts: MailHosts, hostname: str) -> MailHosts:
     return tuple([mx for mx in hosts if mx.preference < min(own)]) if own else hosts
 
 
+def _happened(text: str) -> tuple[Exchange, ...]:
+    return (Exchange(0, "*", text),)
+
+
 def _leads_to(key: object, hosts: MailHosts | DnsProblem | None) -> bool:
     """Whether a direct lane's key is made of these hosts."""
-    return isinstance(key, tuple) and isinstance(hosts, tuple) and key[0] <= frozenset(hosts)
+    return isinstance(key, tuple) and isinstance(hosts, tuple) and key[1] <= frozenset(hosts)
 
 
-def _passed_over(route: Route, none: NoConnection) -> str:
-    return f"route {route.name} is paused: {none.outcome.text}"
+def site_name(hosts: MailHosts) -> str:
+    """Its best host, alike on every node however DNS shuffles hosts of one preference: a site's shares go by its name."""
+    return min((mx.preference, mx.host) for mx in hosts)[1]

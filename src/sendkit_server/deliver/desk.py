@@ -16,6 +16,7 @@ import msgspec
 
 from sendkit_server.compose import CannotCompose, Composed, compose
 from sendkit_server.deliver.outcome import COMPOSE_FAILED, DKIM_KEY_MISSING
+from sendkit_server.deliver.plan import Way, Ways
 from sendkit_server.model.mail import Content, Message, Recipient
 from sendkit_server.model.outcome import Exchange, Outcome, Result
 from sendkit_server.store.values import Job
@@ -41,25 +42,32 @@ class Parcel:
         "keys",
         "message",
         "offered",
+        "place",
         "prepared",
         "requeued",
-        "route",
         "size_bytes",
+        "ways",
     )
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, ways: Ways) -> None:
         self.message: Message = job.message
         self.jobs: list[Job] = [job]
         self.addresses: list[str] = [recipient.mailbox.address for recipient in job.recipients]
         self.size_bytes = job.size_bytes
-        self.route = 0  # its place in the chain
-        self.before: tuple[Exchange, ...] = ()  # what routes before this one came to, for the transcript
+        self.ways = ways
+        self.place = 0  # among its ways
+        self.before: tuple[Exchange, ...] = ()  # what ways before this one came to, for the transcript
         self.composed: Composed | None = None
         self.keys: Sequence[DkimKey] = ()
         # Of one that was foreseen: what of the two that it waits for has happened.
         self.prepared = False
         self.offered = False
         self.requeued = 0  # how often a connection closed before it looked at this mail
+
+    @property
+    def way(self) -> Way:
+        """The one that it takes now."""
+        return self.ways[self.place]
 
     def join(self, other: Parcel) -> None:
         """Take the jobs of another parcel of the same message along."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
-from sendkit_server.deliver.connection import Greeter, MailConnection
-from sendkit_server.deliver.outcome import host_name_trouble, host_trouble, unreachable
+from sendkit_server.deliver.connection import Connection, Greeter, MailConnection
+from sendkit_server.deliver.outcome import host_name_trouble, host_trouble, no_common_family, unreachable
 from sendkit_server.deliver.settings import Timeouts
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
@@ -28,12 +29,16 @@ ADDRESSES_A_HOST = 2
 
 
 class Site(msgspec.Struct, frozen=True):
-    """Where a lane leads. hosts: gives the names, best first, anew for each connection."""
+    """Where a lane leads. hosts: gives the names, best first, anew for each connection.
+
+    sources: our own addresses to connect from, at most one of each family; none: the system's choice.
+    """
 
     name: str
     port: int
     hosts: Callable[[], list[str]]
     greeter: Greeter
+    sources: tuple[str, ...] = ()
 
 
 class NoConnection(msgspec.Struct, frozen=True):
@@ -47,8 +52,15 @@ class NoConnection(msgspec.Struct, frozen=True):
     address: str | None = None
 
 
+class Dials(Protocol):
+    """What a lane needs: connections to its site."""
+
+    async def dial(self, site: Site, guard: Guard) -> Connection | NoConnection:
+        """A connection that takes mail."""
+
+
 class Dialer:
-    """Opens connections."""
+    """Opens connections to mail servers."""
 
     def __init__(
         self,
@@ -86,6 +98,7 @@ class Dialer:
                 lambda: MailConnection(self._clock, self._timeouts, self._may_send),
                 targets,
                 guard,
+                sources=site.sources,
                 deadline_s=self._timeouts.connect_s,
                 on_failure=failed.append,
             )
@@ -133,9 +146,12 @@ class Dialer:
     async def _targets(self, site: Site) -> list[Target] | Outcome:
         hosts = site.hosts()
         found = await asyncio.gather(*(self._addresses(host) for host in hosts[:MAX_ADDRESSES]))
-        targets = choose_targets(hosts, [() if isinstance(each, DnsProblem) else each for each in found], site.port)
+        usable = [() if isinstance(each, DnsProblem) else reachable_from(site.sources, each) for each in found]
+        targets = choose_targets(hosts, usable, site.port)
         if targets:
             return targets
+        if any(not isinstance(each, DnsProblem) for each in found):
+            return no_common_family(site.sources)
         problems = [each for each in found if isinstance(each, DnsProblem)]
         unavailable = [each for each in problems if each.trouble is DnsTrouble.UNAVAILABLE]
         if unavailable:
@@ -151,6 +167,14 @@ class Dialer:
             return (str(ipaddress.ip_address(host)),)
         except ValueError:
             return await self._resolver.addresses(host)
+
+
+def reachable_from(sources: Sequence[str], addresses: Sequence[str]) -> Sequence[str]:
+    """Those addresses that one of our own is of the same family as."""
+    if not sources:
+        return addresses
+    families = {":" in source for source in sources}
+    return [address for address in addresses if (":" in address) in families]
 
 
 def choose_targets(hosts: Sequence[str], addresses: Sequence[Sequence[str]], port: int) -> list[Target]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sendkit_server.deliver.connection import Carried, MailConnection
+from sendkit_server.deliver.connection import Carried, Connection
 from sendkit_server.deliver.desk import Desk, Parcel
-from sendkit_server.deliver.dial import Dialer, NoConnection, Site
+from sendkit_server.deliver.dial import Dials, NoConnection, Site
 from sendkit_server.deliver.line import Line
 from sendkit_server.deliver.office import LaneView, Office, Tried
 from sendkit_server.deliver.outcome import OUR_FAULT, classify, obstacles
 from sendkit_server.deliver.pace import Limits, Pace
-from sendkit_server.deliver.route import Route
+from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome, Result
@@ -36,17 +36,17 @@ class Lane:
     def __init__(
         self,
         site: Site,
-        route: Route,
+        way: Way,
         guard: Guard,
         settings: DeliverySettings,
         office: Office,
         desk: Desk,
-        dialer: Dialer,
+        dialer: Dials,
         limits: Limits,
     ) -> None:
         self.pace = Pace(limits)
         self.site = site
-        self.route = route
+        self.way = way
         self.domains: set[str] = set()  # whose mail leads here
         self.paused_until: Instant | None = None
         self.last_answer = ""
@@ -60,7 +60,7 @@ class Lane:
         self._ready = Line()
         self._carrying = 0
         self._idle: list[asyncio.Future[Parcel | None]] = []
-        self._connections: set[MailConnection] = set()
+        self._connections: set[Connection] = set()
         self._opening = 0
         self._failures = 0
         self._trouble: NoConnection | None = None
@@ -114,7 +114,7 @@ class Lane:
             self._office.hand_back(parcel)
             return
         if self.paused_until is not None and self._trouble is not None and self.is_paused():
-            self._office.unreachable(parcel, self.route, self._trouble, self.paused_until, tried=False)
+            self._office.unreachable(parcel, self.way, self._trouble, self.paused_until, tried=False)
             return
         if parcel.composed is not None:
             self._ready.append(parcel)
@@ -133,7 +133,7 @@ class Lane:
         if not paused and pushed_s > 0:
             return LaneView(
                 self.site.name,
-                self.route.name,
+                self.way.name,
                 self.load - self._carrying,
                 self._carrying,
                 len(self._connections),
@@ -143,7 +143,7 @@ class Lane:
             )
         return LaneView(
             self.site.name,
-            self.route.name,
+            self.way.name,
             self.load - self._carrying,
             self._carrying,
             len(self._connections),
@@ -218,7 +218,7 @@ class Lane:
 
     def _joins(self, last: Parcel, parcel: Parcel) -> bool:
         count = len(last.addresses) + len(parcel.addresses)
-        same = last.message.id == parcel.message.id and last.route == parcel.route
+        same = last.message.id == parcel.message.id and last.way is parcel.way
         return same and count <= self._settings.recipients_per_transaction
 
     def _pump(self) -> None:
@@ -237,7 +237,7 @@ class Lane:
         self._composing -= 1
         if refused is not None:
             tried = Tried(None, None, None, self._office.now(), 0, (Exchange(0, "*", refused.text),))
-            self._office.settle(parcel, self.route, tried, [refused] * len(parcel.addresses))
+            self._office.settle(parcel, self.way, tried, [refused] * len(parcel.addresses))
         elif not self._office.is_stopped(parcel):
             self.put(parcel)
             return
@@ -273,7 +273,7 @@ class Lane:
         finally:
             self._office.closed()
 
-    async def _dial(self) -> MailConnection | NoConnection:
+    async def _dial(self) -> Connection | NoConnection:
         try:
             return await self._dialer.dial(self.site, self._guard)
         except Exception as error:
@@ -282,7 +282,7 @@ class Lane:
         finally:
             self._opening -= 1
 
-    async def _use(self, connection: MailConnection) -> None:
+    async def _use(self, connection: Connection) -> None:
         self._failures = 0
         self.paused_until = None
         self._connections.add(connection)
@@ -312,9 +312,9 @@ class Lane:
         self._ready.clear()
         self._waiting.clear()
         for place, parcel in enumerate(parcels):
-            self._office.unreachable(parcel, self.route, none, ends, tried=place == 0)
+            self._office.unreachable(parcel, self.way, none, ends, tried=place == 0)
 
-    async def _serve(self, connection: MailConnection) -> None:
+    async def _serve(self, connection: Connection) -> None:
         while connection.usable and not self._closing and connection.mails < self._mails_a_connection:
             if len(self._connections) > self._allowed():
                 return
@@ -331,7 +331,7 @@ class Lane:
                 # Whatever it was, the mail must not be forgotten; and the connection is in an unknown state.
                 self._office.fault("delivery.fault", error)
                 tried = Tried(None, None, None, self._office.now(), 0, ())
-                self._office.settle(parcel, self.route, tried, [OUR_FAULT] * len(parcel.addresses))
+                self._office.settle(parcel, self.way, tried, [OUR_FAULT] * len(parcel.addresses))
                 connection.abort("delivery stopped")
             finally:
                 self._carrying -= 1
@@ -346,7 +346,7 @@ class Lane:
             most = self.pace.limits.messages_per_connection
             self._mails_a_connection = min(most, 2 * self._mails_a_connection)
 
-    async def _next(self, connection: MailConnection) -> Parcel | None:
+    async def _next(self, connection: Connection) -> Parcel | None:
         """The next ready parcel; None when there was none for a while, or the server has gone."""
         if not self._waiting and not self._composing and self._office.is_crowded():
             return None
@@ -375,7 +375,7 @@ class Lane:
 
     # One parcel over one connection.
 
-    async def _carry(self, connection: MailConnection, parcel: Parcel) -> None:
+    async def _carry(self, connection: Connection, parcel: Parcel) -> None:
         target = connection.target
         assert target is not None and parcel.composed is not None
         if self._office.is_stopped(parcel):
@@ -402,6 +402,10 @@ class Lane:
             self._take_back(parcel)
             return
         self.last_answer = carried.transcript[-1].text
+        if carried.passed_on is not None:
+            tried = _tried(connection, carried)
+            self._office.passed_on(parcel, self.way, tried, carried.passed_on, is_broken=carried.is_broken)
+            return
         if reused and carried.untouched and self._goes_again(parcel, connection, carried):
             return
         self._learn(carried)
@@ -409,17 +413,9 @@ class Lane:
         if blocked is not None:
             sent = iter(outcomes)
             outcomes = [next(sent) if outcome is None else outcome for outcome in blocked]
-        tried = Tried(
-            target.host,
-            target.address,
-            connection.tls,
-            carried.started_at,
-            carried.milliseconds,
-            carried.transcript,
-        )
-        self._office.settle(parcel, self.route, tried, outcomes)
+        self._office.settle(parcel, self.way, _tried(connection, carried), outcomes)
 
-    async def _in_turn(self, connection: MailConnection) -> bool:
+    async def _in_turn(self, connection: Connection) -> bool:
         """Waits for the site's pace; False when that takes longer than a connection is kept, or this one has ended."""
         while (wait_s := self.pace.wait_s(self._loop.time())) > 0:
             if wait_s > self._settings.timeouts.idle_s:
@@ -463,7 +459,7 @@ class Lane:
             assert reply is not None
             self._pushed_back = reply.transcript
 
-    def _goes_again(self, parcel: Parcel, connection: MailConnection, carried: Carried) -> bool:
+    def _goes_again(self, parcel: Parcel, connection: Connection, carried: Carried) -> bool:
         """Whether the server closed without looking at this mail, which then goes over another connection at once."""
         if carried.verdicts[0].trouble not in (None, Trouble.LOST) or parcel.requeued >= MAX_REQUEUES:
             return False
@@ -480,12 +476,20 @@ class Lane:
         else:
             self._ready.appendleft(parcel)
 
-    def _cannot_travel(self, connection: MailConnection, parcel: Parcel, outcomes: list[Outcome]) -> None:
+    def _cannot_travel(self, connection: Connection, parcel: Parcel, outcomes: list[Outcome]) -> None:
         target = connection.target
         assert target is not None
         lines = (*connection.transcript, Exchange(0, "*", f"not sent: {outcomes[0].text}"))
         tried = Tried(target.host, target.address, connection.tls, self._office.now(), 0, lines)
-        self._office.settle(parcel, self.route, tried, outcomes)
+        self._office.settle(parcel, self.way, tried, outcomes)
+
+
+def _tried(connection: Connection, carried: Carried) -> Tried:
+    target = connection.target
+    assert target is not None
+    return Tried(
+        target.host, target.address, connection.tls, carried.started_at, carried.milliseconds, carried.transcript
+    )
 
 
 def _obstacles(capabilities: Capabilities, parcel: Parcel, sender: str) -> list[Outcome | None] | None:

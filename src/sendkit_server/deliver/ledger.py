@@ -12,7 +12,8 @@ from structlog.typing import FilteringBoundLogger
 from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.office import Tried
 from sendkit_server.deliver.outcome import gave_up
-from sendkit_server.deliver.route import Capture, Route
+from sendkit_server.deliver.plan import Way
+from sendkit_server.deliver.route import Capture
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.events import completion, handed_back
 from sendkit_server.model.instant import Instant
@@ -106,7 +107,7 @@ class Ledger:
     def settle(
         self,
         parcel: Parcel,
-        route: Route,
+        way: Way,
         tried: Tried,
         outcomes: list[Outcome],
         *,
@@ -125,7 +126,7 @@ class Ledger:
             if any(outcome.result is Result.DEFERRED for outcome in mine):
                 next_at, mine = self._plan(job, mine, now, not_before)
             attempt = Attempt(
-                route.name,
+                way.name,
                 tuple([recipient.n for recipient in job.recipients]),
                 tried.started_at,
                 tried.milliseconds,

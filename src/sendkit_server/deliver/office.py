@@ -9,7 +9,7 @@ import msgspec
 
 from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.dial import NoConnection
-from sendkit_server.deliver.route import Route
+from sendkit_server.deliver.plan import Way
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
 
@@ -44,13 +44,14 @@ class Tried(msgspec.Struct, frozen=True):
 class Office(Protocol):
     """What a lane needs of the deliverer."""
 
-    def settle(self, parcel: Parcel, route: Route, tried: Tried, outcomes: list[Outcome]) -> None:
+    def settle(self, parcel: Parcel, way: Way, tried: Tried, outcomes: list[Outcome]) -> None:
         """Write down what became of a parcel."""
 
-    def unreachable(
-        self, parcel: Parcel, route: Route, none: NoConnection, pause_ends: Instant, *, tried: bool
-    ) -> None:
-        """The lane's site takes no connection: the next route, or wait."""
+    def unreachable(self, parcel: Parcel, way: Way, none: NoConnection, pause_ends: Instant, *, tried: bool) -> None:
+        """The lane's site takes no connection: the next way, or wait."""
+
+    def passed_on(self, parcel: Parcel, way: Way, tried: Tried, why: Outcome, *, is_broken: bool) -> None:
+        """The way is not for this mail (is_broken: for none): the next way, or it has been tried and waits."""
 
     def hand_back(self, parcel: Parcel) -> None:
         """Give it up untried: the server shuts down, or the site is another node's."""

@@ -137,6 +137,23 @@ def host_name_trouble(text: str) -> Outcome:
     return Outcome(Result.DEFERRED, "no_mail_host", f"{_sentence(text)}.", enhanced="4.4.4")
 
 
+def no_common_family(sources: Sequence[str]) -> Outcome:
+    """Deferred: a route's source addresses are all IPv4 and the hosts' all IPv6, or the other way round."""
+    text = f"The mail hosts have no address of the kind that this route connects from ({', '.join(sources)})."
+    return Outcome(Result.DEFERRED, "connect_failed", text, enhanced="4.4.1")
+
+
+def provider_refuses(text: str) -> Outcome:
+    """Deferred: a provider takes no such mail, or none at all, as it is set up."""
+    return Outcome(Result.DEFERRED, "provider_refuses", f"{_sentence(text)}.", enhanced="4.7.0")
+
+
+def warm_up_cap(address: str, receiver: str, cap: int) -> Outcome:
+    """Deferred, without a try: a new source address has sent what it may today, and no other way is left."""
+    text = f"{address} is being warmed up: today it sends {receiver} at most {cap} mails, and it has."
+    return Outcome(Result.DEFERRED, "warm_up_cap", text, enhanced="4.7.0")
+
+
 def obstacles(
     capabilities: Capabilities,
     addresses: Sequence[str],

@@ -37,19 +37,28 @@ class Receivers:
                 raise ValueError(f"receivers.{name} must be a table")
             found.setdefault(name, {}).update(members)
         self._default = default
-        self._by_domain: dict[str, Limits] = {}
+        self._by_domain: dict[str, tuple[str, Limits]] = {}
         for name, members in found.items():
             for domain, limits in self._entry(name, members):
-                self._by_domain[domain] = limits
+                self._by_domain[domain] = name, limits
 
     def of(self, mx_host: str) -> Limits:
         """The limits of a site by one of its hosts: the longest named domain that the host is in."""
+        found = self._find(mx_host)
+        return self._default if found is None else found[1]
+
+    def name_of(self, mx_host: str) -> str | None:
+        """The big receiver whose host it is; None: it is nobody's that has an entry."""
+        found = self._find(mx_host)
+        return None if found is None else found[0]
+
+    def _find(self, mx_host: str) -> tuple[str, Limits] | None:
         labels = mx_host.lower().split(".")
         for start in range(len(labels)):
             found = self._by_domain.get(".".join(labels[start:]))
             if found is not None:
                 return found
-        return self._default
+        return None
 
     def _entry(self, name: str, members: dict[str, Any]) -> list[tuple[str, Limits]]:
         try:

@@ -1,28 +1,55 @@
-"""Which way mail leaves: straight to the recipients' servers, through a relay, or not at all.
-
-A chain is tried from the left; the next route is taken when no host of the one before would take a connection.
-"""
+"""Which way mail leaves: straight to the recipients' servers, through a relay or a provider, or not at all."""
 
 from __future__ import annotations
 
 from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from sendkit_server.model.instant import DAY_MS, Instant
+from sendkit_server.wire.providers import Provider
 from sendkit_server.wire.smtp_client import Login
 
 STARTTLS_PORT = 587
 TLS_PORT = 465
+# Recipients a day at one big receiver, from the first day on. Behind the last day there is no cap.
+WARM_UP_CAPS = (50, 100, 200, 400, 800, 1_500, 3_000, 6_000, 12_000, 25_000, 50_000, 100_000, 200_000, 400_000)
+
+
+class WarmUp(msgspec.Struct, frozen=True):
+    """How a new address gets known. since: the first day's first moment, UTC.  caps: recipients at one big receiver by day."""
+
+    since: Instant
+    caps: tuple[int, ...] = WARM_UP_CAPS
+
+    def cap(self, now: Instant) -> int | None:
+        """Recipients that one receiver may get on this day; None when there is no cap (any more), 0 before the first day."""
+        day = (now - self.since) // DAY_MS
+        if day < 0:
+            return 0
+        return self.caps[day] if day < len(self.caps) else None
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where connections come from. addresses: at most one IPv4 and one IPv6; none: whatever the system takes.
+
+    ehlo: our name in EHLO; None: SENDKIT_HOSTNAME.  weight: its share of its route's mail.
+    """
+
+    addresses: tuple[str, ...] = ()
+    ehlo: str | None = None
+    weight: int = 1
+    warm_up: WarmUp | None = None
+
+
+ANY_SOURCE = Source()
 
 
 class Direct(msgspec.Struct, frozen=True):
-    """To the hosts that DNS names for the recipient's domain."""
+    """To the hosts that DNS names for the recipient's domain. name: as attempts and metrics call it.  sources: a pool."""
 
-    @property
-    def name(self) -> str:
-        """As attempts and metrics call it."""
-        return "direct"
+    name: str = "direct"
+    sources: tuple[Source, ...] = (ANY_SOURCE,)
 
 
 class Smarthost(msgspec.Struct, frozen=True):
@@ -32,57 +59,21 @@ class Smarthost(msgspec.Struct, frozen=True):
     port: int = STARTTLS_PORT
     login: Login | None = None
     tls_from_start: bool = False
+    name: str = "smarthost"
+    source: Source = ANY_SOURCE
 
-    @property
-    def name(self) -> str:
-        """As attempts and metrics call it."""
-        return "smarthost"
+
+class Hosted(msgspec.Struct, frozen=True):
+    """Through a provider's HTTP API."""
+
+    name: str
+    provider: Provider
 
 
 class Capture(msgspec.Struct, frozen=True):
     """Kept for the inbox; never leaves."""
 
-    @property
-    def name(self) -> str:
-        """As attempts and metrics call it."""
-        return "capture"
+    name: str = "capture"
 
 
-Route: TypeAlias = Direct | Smarthost | Capture
-
-
-def parse_routes(text: str) -> tuple[Route, ...]:
-    """`direct`, `capture`, `smarthost://user:pass@host:port`, `smarthosts://…`, or several, comma between.
-
-    User and password are percent-decoded (a comma in them is `%2C`). ValueError says what is wrong, without secrets.
-    """
-    routes = tuple(_parse_route(part.strip()) for part in text.split(",") if part.strip())
-    if not routes:
-        raise ValueError("no route: say direct, capture, or smarthost://user:pass@host:port")
-    if any(isinstance(route, Capture) for route in routes[:-1]):
-        raise ValueError("nothing can follow 'capture' in a route chain: it takes every mail")
-    return routes
-
-
-def _parse_route(text: str) -> Route:
-    if text == "direct":
-        return Direct()
-    if text == "capture":
-        return Capture()
-    scheme = text.partition("://")[0]
-    if scheme not in ("smarthost", "smarthosts"):
-        raise ValueError(f"unknown route '{scheme[:40]}': known are direct, capture, smarthost:// and smarthosts://")
-    try:
-        url = urlsplit(text)
-        host, port = url.hostname, url.port
-    except ValueError as error:
-        raise ValueError(f"the {scheme}:// route has no valid host and port: {error}") from None
-    if not host or url.path.strip("/") or url.query or url.fragment:
-        raise ValueError(f"the {scheme}:// route must be {scheme}://user:pass@host:port")
-    login = None
-    if url.username is not None:
-        if url.password is None:
-            raise ValueError(f"the {scheme}:// route names a user without a password")
-        login = Login(unquote(url.username), unquote(url.password))
-    tls = scheme == "smarthosts"
-    return Smarthost(host, port or (TLS_PORT if tls else STARTTLS_PORT), login, tls)
+Route: TypeAlias = Direct | Smarthost | Hosted | Capture

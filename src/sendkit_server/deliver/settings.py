@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from sendkit_server.deliver.route import Direct, Route
+from sendkit_server.deliver.route import Direct
+from sendkit_server.deliver.routing import Routing, chain_of
 from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.net.guard import Network
 
@@ -36,11 +37,13 @@ class DeliverySettings(msgspec.Struct, frozen=True):
     """hostname: our name in EHLO.  own: our listeners as (address, port), never delivered to.
 
     lane_jobs, room_jobs, room_bytes: how much waits in memory, for one site and in all; the rest stays in the store.
-    dkim_required: a mail that is not captured never leaves unsigned.
+    dkim_required: a mail that is not captured never leaves unsigned.  own_addresses: which of the routes' source addresses this
+    machine has; None: all.
     """
 
     hostname: str
-    routes: tuple[Route, ...] = (Direct(),)
+    routing: Routing = Routing(chain_of(Direct()))
+    own_addresses: tuple[str, ...] | None = None
     mx_port: int = 25
     allow_private: tuple[Network, ...] = ()
     own: frozenset[tuple[str, int]] = frozenset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -10,6 +10,7 @@ import structlog
 from sendkit_server.compose.signing import Signers
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Content
+from sendkit_server.store.queries import warm_up
 from sendkit_server.store.store import Store
 from sendkit_server.store.values import Claim, Completion, Job
 from sendkit_server.wire.dkim import DkimKey
@@ -69,6 +70,12 @@ class DeliveryView:
         for address in completion.soft_bounces:
             judge = partial(suppressed.suppress_soft, team_id=team_id, address=address, now=completion.at)
             await self._store.write_quietly(judge)
+
+    async def add_warm_up(self, sent: Mapping[warm_up.Sent, int], day: Instant) -> dict[warm_up.Sent, int]:
+        """Adds to the counts of what new addresses have sent; what all nodes have on this day."""
+        if not sent:
+            return await self._store.read(lambda connection: warm_up.on_day(connection, day))
+        return await self._store.write_quietly(lambda connection: warm_up.add(connection, sent, day))
 
     async def next_due(self) -> Instant | None:
         """When something unowned is due."""

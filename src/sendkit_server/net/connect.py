@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -39,13 +40,15 @@ async def connect(
     targets: Sequence[Target],
     guard: Guard,
     *,
+    sources: Sequence[str] = (),
     deadline_s: float,
     stagger_s: float = STAGGER_S,
     on_failure: Callable[[Failure], None],
 ) -> tuple[P, Target] | None:
     """The first connection that any target grants within the deadline, earlier targets preferred; None when none does.
 
-    Failures are told one by one as they come. Cancelling closes whatever was under way.
+    sources: our own addresses to connect from, one a family; a family without one is left to the system. Failures are told one
+    by one as they come. Cancelling closes whatever was under way.
     """
     waiting = list(targets)
     attempts: dict[asyncio.Task[P], Target] = {}
@@ -58,7 +61,7 @@ async def connect(
                 if refusal := guard.refusal(target.address, target.port):
                     on_failure(Failure(target, refusal, refused_by_us=True))
                     continue
-                attempts[asyncio.create_task(_connect_one(factory, target))] = target
+                attempts[asyncio.create_task(_connect_one(factory, target, _source_for(target, sources)))] = target
             left_s = ends - loop.time()
             patience_s = min(stagger_s, left_s) if waiting else left_s
             done, _ = await asyncio.wait(attempts, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
@@ -79,12 +82,23 @@ async def connect(
         await _abandon(list(attempts))
 
 
-async def _connect_one(factory: Callable[[], P], target: Target) -> P:
+def _source_for(target: Target, sources: Sequence[str]) -> str | None:
+    return next((source for source in sources if (":" in source) == (":" in target.address)), None)
+
+
+async def _connect_one(factory: Callable[[], P], target: Target, source: str | None) -> P:
     loop = asyncio.get_running_loop()
     # The address is numeric: nothing is looked up again between the guard's word and the connection.
-    transport, protocol = await loop.create_connection(
-        factory, target.address, target.port, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    )
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    local = None if source is None else (source, 0)
+    try:
+        transport, protocol = await loop.create_connection(
+            factory, target.address, target.port, flags=numeric, local_addr=local
+        )
+    except OSError as error:
+        if source is not None and error.errno == errno.EADDRNOTAVAIL:
+            raise ConnectionError(f"this machine has no address {source} to connect from") from None
+        raise
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is not None:
         # Requests are written whole: waiting for more to send (Nagle) would only delay them.

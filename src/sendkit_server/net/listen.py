@@ -97,6 +97,17 @@ def _listening_inodes(port: int) -> set[str]:
     return found
 
 
+def can_bind(address: str) -> bool:
+    """Whether this machine has the address, to connect from."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 def source_addresses() -> tuple[str, ...]:
     """The addresses that this machine would send from: asked of the routing table, no packet leaves."""
     found = []

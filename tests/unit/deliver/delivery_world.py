@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -15,6 +16,7 @@ from sinks import DnsServer
 from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver import Deliverer, DeliverySettings, Timeouts
+from sendkit_server.deliver.warm_up import Sent
 from sendkit_server.model.address import Mailbox, parse_address
 from sendkit_server.model.mail import Content, Door, Message, PartsContent, Priority, Recipient, Role
 from sendkit_server.model.retry import RetryPolicy
@@ -35,6 +37,7 @@ class MemoryStore:
         self.completions: list[Completion] = []
         self.recipients: dict[tuple[str, int], tuple[Job, Recipient, RecipientUpdate | None]] = {}
         self.keys: tuple[DkimKey, ...] = ()
+        self.warm_up: Counter[Sent] = Counter()
         self.fails = 0  # how many writes raise before one succeeds
         self.claims: list[frozenset[str]] = []
         self._clock = clock
@@ -71,6 +74,10 @@ class MemoryStore:
 
     async def content(self, team_id: int, content_id: str) -> Content:
         return TEXT
+
+    async def add_warm_up(self, sent: Mapping[Sent, int], day: int) -> dict[Sent, int]:
+        self.warm_up.update(sent)
+        return {key: count for key, count in self.warm_up.items() if key[2] == day}
 
     async def signing_keys(self, team_id: int, domain: str) -> tuple[DkimKey, ...]:
         return self.keys
@@ -137,6 +144,9 @@ class Log:
     def info(self, event: str, **fields: object) -> None:
         self.lines.append((event, fields))
 
+    def warning(self, event: str, **fields: object) -> None:
+        self.lines.append((event, fields))
+
     def error(self, event: str, *, exc_info: BaseException, **fields: object) -> None:
         self.faults.append((event, exc_info))
 
@@ -180,7 +190,9 @@ class World:
             suppressed=self.suppressed,
         )
 
-    def job(self, *addresses: str, content: Content = TEXT, capture: bool = False) -> Job:
+    def job(
+        self, *addresses: str, content: Content = TEXT, capture: bool = False, stream: str = "transactional"
+    ) -> Job:
         """A job for recipients at one domain, known to the store."""
         number = next(_numbers)
         recipients = tuple(Recipient(n, parse_address(address), Role.TO) for n, address in enumerate(addresses))
@@ -197,6 +209,7 @@ class World:
             message_id=f"<{number}@here.test>",
             created_at=self.now,
             capture=capture,
+            stream=stream,
         )
         return self.store.add(Job(message, recipients, recipients[0].mailbox.domain, 1000, 1, content))
 

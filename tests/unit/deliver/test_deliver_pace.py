@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.line import TURN, Line
 from sendkit_server.deliver.pace import AGAIN_AND_AGAIN, FIRST_CONNECTIONS, Limits, Pace
+from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.receivers import Receivers
+from sendkit_server.deliver.route import Direct
 from sendkit_server.model.address import Mailbox
 from sendkit_server.model.mail import Door, Message, Priority, Recipient, Role
 from sendkit_server.store.values import Job
@@ -21,7 +23,7 @@ BOX = Mailbox("u", "there.test", "")
 
 def parcel(priority: Priority, n: int = 0) -> Parcel:
     message = Message(f"msg_{n}", 1, "con", Door.HTTP, "key", BOX, (BOX,), (), "s", "<m@x>", 0, priority=priority)
-    return Parcel(Job(message, (Recipient(0, BOX, Role.TO),), "there.test", 1, 1))
+    return Parcel(Job(message, (Recipient(0, BOX, Role.TO),), "there.test", 1, 1), (Way(Direct()),))
 
 
 def test_the_urgent_go_first_and_each_priority_in_its_order():

@@ -12,7 +12,7 @@ import msgspec
 from delivery_world import FAST, LOOPBACK, mx, world
 from sinks import SILENCE, DnsServer, Fault, SmtpSink, own_addresses
 
-from sendkit_server.deliver import Capture, Direct, Smarthost, Timeouts, parse_routes, probe
+from sendkit_server.deliver import Capture, Direct, Routing, Smarthost, Timeouts, chain_of, probe
 from sendkit_server.model.status import Status
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import Resolver
@@ -93,8 +93,8 @@ async def test_what_is_logged_names_no_address():
 
 async def test_mail_for_a_paused_route_takes_the_next_one_at_once_and_says_so():
     async with SmtpSink() as relay:
-        routes = (Direct(), Smarthost("127.0.0.1", relay.port))
-        async with world(mx(), closed_port(), routes=routes) as here:
+        routing = Routing(chain_of(Direct(), Smarthost("127.0.0.1", relay.port)))
+        async with world(mx(), closed_port(), routing=routing) as here:
             here.send("ann@there.test")
             await here.store.until_settled()
             here.send("bob@there.test")
@@ -106,8 +106,8 @@ async def test_mail_for_a_paused_route_takes_the_next_one_at_once_and_says_so():
 
 async def test_a_paused_first_route_does_not_keep_due_mail_from_the_next():
     async with SmtpSink() as relay:
-        routes = (Direct(), Smarthost("127.0.0.1", relay.port))
-        async with world(mx(), closed_port(), routes=routes) as here:
+        routing = Routing(chain_of(Direct(), Smarthost("127.0.0.1", relay.port)))
+        async with world(mx(), closed_port(), routing=routing) as here:
             here.send("ann@there.test")
             await here.store.until_settled()
             here.store.add(here.job("bob@there.test"), unowned_from=here.now)
@@ -297,8 +297,8 @@ async def test_mail_hosts_that_are_this_server_are_not_delivered_to():
 
 async def test_the_next_route_takes_over_when_the_first_cannot_connect():
     async with SmtpSink() as relay:
-        routes = (Direct(), Smarthost("127.0.0.1", relay.port))
-        async with world(mx(), closed_port(), routes=routes) as here:
+        routing = Routing(chain_of(Direct(), Smarthost("127.0.0.1", relay.port)))
+        async with world(mx(), closed_port(), routing=routing) as here:
             jobs = [here.send(f"u{n}@there.test") for n in range(3)]
             await here.store.until_settled()
             assert len(relay.mails) == 3
@@ -311,8 +311,8 @@ async def test_the_next_route_takes_over_when_the_first_cannot_connect():
 
 async def test_a_bounce_by_the_first_route_is_final():
     async with SmtpSink() as relay:
-        routes = (Direct(), Smarthost("127.0.0.1", relay.port))
-        async with world({}, routes=routes) as here:
+        routing = Routing(chain_of(Direct(), Smarthost("127.0.0.1", relay.port)))
+        async with world({}, routing=routing) as here:
             job = here.send("ann@missing.test")
             await here.store.until_settled()
             assert here.store.update(job).status is Status.BOUNCED
@@ -335,7 +335,7 @@ async def test_a_captured_mail_never_leaves_whatever_the_route():
 
 
 async def test_the_capture_route_takes_every_mail():
-    async with world({}, routes=(Capture(),)) as here:
+    async with world({}, routing=Routing(chain_of(Capture()))) as here:
         job = here.send("ann@anywhere.test")
         await here.store.until_settled()
         assert here.store.update(job).status is Status.DELIVERED
@@ -461,19 +461,3 @@ async def test_the_probe_tells_an_open_port_from_a_closed_one_and_from_no_dns():
         assert (await probe(["open.test"], resolver, guard, sink.port)).reachable is True
         assert (await probe(["open.test"], resolver, guard, closed_port(), timeout_s=1)).reachable is False
         assert (await probe(["broken.test"], resolver, guard, sink.port)).reachable is None
-
-
-def test_routes_are_read_from_their_setting():
-    (first, second, third) = parse_routes("direct, smarthosts://u%2Cser:p%40ss@relay.test, capture")
-    assert first == Direct()
-    assert isinstance(second, Smarthost) and second.login is not None
-    assert (second.host, second.port, second.login.user, second.login.password, second.tls_from_start) == (
-        "relay.test",
-        465,
-        "u,ser",
-        "p@ss",
-        True,
-    )
-    assert third == Capture()
-    assert parse_routes("smarthost://[::1]:2525") == (Smarthost("::1", 2525),)
-    assert "p@ss" not in repr(second)

@@ -10,7 +10,7 @@ import trustme
 from delivery_world import mx, world
 from sinks import SmtpSink
 
-from sendkit_server.deliver import Smarthost
+from sendkit_server.deliver import Routing, Smarthost, chain_of
 from sendkit_server.model.status import Status
 from sendkit_server.wire.smtp_client import Login
 
@@ -106,7 +106,7 @@ async def test_a_smarthost_gets_the_password_over_verified_tls(authority, ca_fil
     )
     async with sink:
         relay = Smarthost("localhost", sink.port, Login("user", "hunter2"), from_start)
-        async with world({}, routes=(relay,), ca_file=ca_file) as here:
+        async with world({}, routing=Routing(chain_of(relay)), ca_file=ca_file) as here:
             job = here.send("ann@there.test")
             await here.store.until_settled()
             attempt = here.store.completions[0].attempt
@@ -120,7 +120,12 @@ async def test_a_smarthost_gets_the_password_over_verified_tls(authority, ca_fil
 
 async def test_auth_login_is_spoken_where_plain_is_not_offered(authority, ca_file):
     sink = SmtpSink(tls=server_context(authority, "localhost"), extensions=("AUTH LOGIN",))
-    async with sink, world({}, routes=(Smarthost("localhost", sink.port, Login("u", "p")),), ca_file=ca_file) as here:
+    async with (
+        sink,
+        world(
+            {}, routing=Routing(chain_of(Smarthost("localhost", sink.port, Login("u", "p")))), ca_file=ca_file
+        ) as here,
+    ):
         job = here.send("ann@there.test")
         await here.store.until_settled()
         assert here.store.update(job).status is Status.DELIVERED
@@ -134,7 +139,10 @@ async def test_without_verified_tls_the_password_is_never_sent(authority, tls):
         answers={"STARTTLS": "454 no"} if tls == "refused" else {},
         extensions=("PIPELINING", "AUTH PLAIN"),
     )
-    async with sink, world({}, routes=(Smarthost("localhost", sink.port, Login("user", "hunter2")),)) as here:
+    async with (
+        sink,
+        world({}, routing=Routing(chain_of(Smarthost("localhost", sink.port, Login("user", "hunter2"))))) as here,
+    ):
         job = here.send("ann@there.test")
         await here.store.until(lambda: len(here.store.completions) == 1)
         assert here.store.update(job).status is Status.DELAYED
@@ -147,7 +155,12 @@ async def test_a_refused_password_defers_with_a_clear_reason(authority, ca_file)
     sink = SmtpSink(
         tls=server_context(authority, "localhost"), extensions=("AUTH PLAIN",), answers={"AUTH": "535 5.7.8 wrong"}
     )
-    async with sink, world({}, routes=(Smarthost("localhost", sink.port, Login("u", "p")),), ca_file=ca_file) as here:
+    async with (
+        sink,
+        world(
+            {}, routing=Routing(chain_of(Smarthost("localhost", sink.port, Login("u", "p")))), ca_file=ca_file
+        ) as here,
+    ):
         job = here.send("ann@there.test")
         await here.store.until(lambda: len(here.store.completions) == 1)
         update = here.store.update(job)

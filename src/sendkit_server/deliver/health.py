@@ -1,0 +1,62 @@
+"""Whether a way leads out at all.
+
+A single site that cannot be connected to says nothing about the way there. Several in a row, and none that could be,
+do: a closed port 25, a line that is down, an address that is taken away. Then mail with another way takes that at once,
+and one mail now and then looks whether the first way is open again.
+"""
+
+from __future__ import annotations
+
+from sendkit_server.model.instant import MINUTE_MS, Instant
+
+SITES = 3
+LONGEST_MS = 5 * MINUTE_MS
+
+
+class Health:
+    """Of one way."""
+
+    def __init__(self) -> None:
+        self.reason = ""  # what the last failure said
+        self.down_since: Instant | None = None
+        self._unreachable: set[str] = set()
+        self._look_at: Instant = 0
+        self._pause_ms = MINUTE_MS
+
+    def worked(self) -> None:
+        """Some server has answered."""
+        if self._unreachable:
+            self._unreachable.clear()
+            self.down_since, self.reason, self._pause_ms = None, "", MINUTE_MS
+
+    def failed(self, site: str, reason: str, now: Instant) -> bool:
+        """No host of a site took a connection. Whether that has just brought the way down."""
+        self.reason = reason
+        if len(self._unreachable) < SITES:
+            self._unreachable.add(site)
+        if len(self._unreachable) < SITES:
+            return False
+        newly = self.down_since is None
+        if newly:
+            self.down_since = now
+            self._look_at = now + self._pause_ms
+        return newly
+
+    def broken(self, reason: str, now: Instant) -> bool:
+        """A provider has said that nothing goes this way. Whether that has just brought the way down."""
+        newly = self.down_since is None
+        self.reason = reason
+        if newly:
+            self._unreachable.add("")
+            self.down_since, self._look_at = now, now + self._pause_ms
+        return newly
+
+    def is_down(self, now: Instant) -> bool:
+        """Whether mail that has another way should take that. The one that looks again is told no."""
+        if self.down_since is None:
+            return False
+        if now < self._look_at:
+            return True
+        self._pause_ms = min(2 * self._pause_ms, LONGEST_MS)
+        self._look_at = now + self._pause_ms
+        return False
