@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from sendkit_server.deliver import Deliverer, DeliverySettings, Routing, Smarthost, chain_of
 from sendkit_server.deliver.warm_up import Sent
-from sendkit_server.deliver.warm_up import Sent
 from sendkit_server.model.address import parse_address
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Content, Door, Message, PartsContent, Recipient, Role

@@ -24,7 +24,9 @@ def settings_page() -> str:
     ]
     for setting in SETTINGS:
         default = setting.default if isinstance(setting.default, str) else "found at start"
-        lines.append(f"| `{PREFIX}{setting.name.upper()}` | `{default}` | {setting.meaning} |")
+        lines.append(
+            f"| `{PREFIX}{setting.name.upper()}` | `{default}` | {setting.meaning.replace('|', chr(92) + '|')} |"
+        )
     return "\n".join([*lines, ""])
 
 

@@ -396,7 +396,9 @@ class App:
     async def _open_control(self) -> None:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
-        context = commands.Context(self.store, self.dns_names, self._now, os.urandom, self._count_inbound)
+        context = commands.Context(
+            self.store, self.dns_names, self._now, os.urandom, self.deliverer.ways, self._count_inbound
+        )
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
         await self._control.listen(sock)
@@ -457,6 +459,8 @@ class App:
         self.metrics.free_disk_bytes.set(self.store.free_disk_bytes())
         self.metrics.commits.set(self.store.commits)
         self.metrics.lease.set(self.store.lease.holds())
+        for way in self.deliverer.ways():
+            self.metrics.route_up.labels(way["route"], ",".join(way["addresses"])).set(way["status"] == "up")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)

@@ -13,6 +13,8 @@ from typing import Any
 from sendkit_server.app import dns_names, now_ms
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import Settings, routing_of
+from sendkit_server.deliver.plan import Plans
+from sendkit_server.deliver.way_view import described
 from sendkit_server.manage import commands
 from sendkit_server.manage.installation import prepare_data_dir, secret_key
 from sendkit_server.manage.keys import ManageError
@@ -53,8 +55,15 @@ def act(settings: Settings, action: str, arguments: dict[str, Any]) -> dict[str,
 async def _here(settings: Settings, store: Store, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
     store.start_managing()
     try:
-        names = dns_names(settings, routing_of(settings).routes)
-        return await commands.run(commands.Context(store, names, now_ms, os.urandom), action, arguments)
+        routing = routing_of(settings)
+        context = commands.Context(
+            store,
+            dns_names(settings, routing.routes),
+            now_ms,
+            os.urandom,
+            lambda: described(Plans(routing).ways, None, now_ms()),
+        )
+        return await commands.run(context, action, arguments)
     finally:
         store.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from ipaddress import ip_network
-from typing import Protocol
+from typing import Any, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -32,6 +32,7 @@ from sendkit_server.deliver.route import Capture, Direct, Hosted, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
 from sendkit_server.deliver.warm_up import WarmUps, WarmUpStore
+from sendkit_server.deliver.way_view import described
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Message, Priority
 from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
@@ -298,6 +299,10 @@ class Deliverer:
     def lanes(self) -> list[LaneView]:
         """Each lane there is: at work, idle for a short while, or paused."""
         return [lane.view() for lane in self._lanes.values()]
+
+    def ways(self) -> list[dict[str, Any]]:
+        """Each way that mail can take, and how it is, as JSON values."""
+        return described(self._plans.ways, self._warm_up, self._clock())
 
     @property
     def delivered(self) -> int:

@@ -64,6 +64,11 @@ class WarmUps:
         """How many recipients that is by now."""
         return self._known.get(key, 0) + self._writing[key] + self._unwritten[key]
 
+    def of(self, address: str, day: Instant) -> dict[str, int]:
+        """What an address has sent on a day, by receiver."""
+        keys = {*self._known, *self._writing, *self._unwritten}
+        return {key[1]: self.sent(key) for key in keys if key[0] == address and key[2] == day}
+
     def next_day(self) -> Instant:
         """When the caps are the next day's."""
         return day_of(self._clock()) + DAY_MS

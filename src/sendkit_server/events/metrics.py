@@ -41,4 +41,10 @@ class Metrics:
         self.lease = Gauge(
             "sendkit_node_lease_holds", "1 while this process knows that its mail is its own", registry=registry
         )
+        self.route_up = Gauge(
+            "sendkit_route_up",
+            "0 while mail with another route passes this one by",
+            ["route", "source"],
+            registry=registry,
+        )
         self.smtp_sessions = Gauge("sendkit_smtp_sessions", "Open SMTP sessions", registry=registry)

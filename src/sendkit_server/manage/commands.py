@@ -28,12 +28,14 @@ SUPPRESSIONS_A_PAGE = 100
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What actions work with. entropy: n random bytes.  count_inbound: told what became of a mail that came back."""
+    """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  count_inbound: told what
+    became of a mail that came back."""
 
     store: Store
     dns_names: DnsNames
     clock: Callable[[], Instant]
     entropy: Callable[[int], bytes]
+    routes: Callable[[], list[Json]]
     count_inbound: Callable[[str], None] = lambda kind: None
 
 
@@ -53,6 +55,10 @@ async def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Json
     if team_id is None:
         raise ManageError(f"there is no team {team_name!r}")
     return await action(context, team_id, arguments)
+
+
+async def _list_routes(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    return {"data": context.routes()}
 
 
 async def _create_key(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -270,6 +276,7 @@ def _domain(found: Domain) -> Json:
 
 
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
+    "routes.list": _list_routes,
     "keys.create": _create_key,
     "keys.list": _list_keys,
     "keys.revoke": _revoke_key,
