@@ -193,7 +193,8 @@ async def test_a_wrong_key_is_refused(place: Callable[..., Place]) -> None:
     await fill(old, 4)
     with pytest.raises(TransferRefused, match="not the one this database was made with"):
         carried(old, new, "another")
-    assert new.rows("team") == [{"id": 1, "name": "default", "created_at": 0}]
+    team = {"id": 1, "name": "default", "created_at": 0, "paused_at": None, "paused_reason": None}
+    assert new.rows("team") == [team]
 
 
 async def test_text_with_nul_is_the_same_on_both_sides_once_it_is_replaced(place: Callable[..., Place]) -> None:

@@ -165,6 +165,52 @@ OTHERS = (
             "scope": "sender.test", "name": "spf", "status": "ok", "detail": "{}", "looked_at": NOW, "changed_at": NOW,
         },
     ),
+    (
+        schema.account,
+        {"id": "usr_1", "email": "ann@sender.test", "name": "Ann", "password": "$argon2id$", "created_at": NOW},
+    ),
+    (schema.membership, {"team_id": 1, "account_id": "usr_1", "role": "owner", "created_at": NOW}),
+    (
+        schema.session,
+        {
+            "id": b"\x00s", "account_id": "usr_1", "team_id": 1, "created_at": NOW, "seen_at": NOW, "expires_at": NOW + 1,
+        },
+    ),
+    (
+        schema.one_time_link,
+        {"id": b"\xffl", "kind": "invite", "team_id": 1, "role": "viewer", "created_at": NOW, "expires_at": NOW + 1},
+    ),
+    (schema.domain_claim, {"name": "sender.test", "team_id": 1, "domain_id": "dom_1", "claimed_at": NOW}),
+    (
+        schema.sender,
+        {
+            "team_id": 1, "id": "snd_1", "name": "Shop", "username": "shop", "domain_id": "dom_1", "created_at": NOW,
+            "updated_at": NOW,
+        },
+    ),
+    (
+        schema.idempotency,
+        {
+            "team_id": 1, "scope": "/emails", "key": "order-17", "fingerprint": b"\x00f", "reply": "{}", "created_at": NOW,
+            "kept_until": NOW + 1,
+        },
+    ),
+    (schema.usage, {"team_id": 1, "kind": "key", "name": "key_1", "window": NOW, "used": 3}),
+    (
+        schema.audit,
+        {
+            "team_id": 1, "id": "aud_1", "at": NOW, "actor": "cli", "action": "keys.create", "target": "key_1",
+            "detail": "{}",
+        },
+    ),
+    (
+        schema.refusal_log,
+        {
+            "team_id": 0, "id": "log_1", "at": NOW, "door": "smtp", "address": "192.0.2.1", "step": "AUTH", "reply": "535",
+            "detail": "{}",
+        },
+    ),
+    (schema.acme, {"kind": "account", "name": "", "value": b"\x00a", "updated_at": NOW}),
 )  # fmt: skip
 DKIM = {
     "team_id": 1, "id": "dkm_1", "domain_id": "dom_1", "selector": "s1", "algorithm": "rsa-sha256",

@@ -56,6 +56,57 @@ team = Table(
     Column("id", Serial, primary_key=True),
     Column("name", Name(255), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+    # Set while nothing may be sent; the reason is for people.
+    Column("paused_at", BigInteger),
+    Column("paused_reason", Text),
+)
+
+# A person who signs in. password: a PHC string of Argon2id.
+account = Table(
+    "account",
+    metadata,
+    Column("id", Name(40), primary_key=True),
+    Column("email", Words, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("password", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger),
+)
+
+# Who belongs to a team. role: owner, admin, member or viewer.
+membership = Table(
+    "membership",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("account_id", Name(40), primary_key=True),
+    Column("role", Name(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_membership_account", "account_id"),
+)
+
+# A browser that is signed in. id: SHA-256 of the cookie's secret.
+session = Table(
+    "session",
+    metadata,
+    Column("id", LargeBinary(32), primary_key=True),
+    Column("account_id", Name(40), nullable=False, index=True),
+    Column("team_id", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+# A link that works once. kind: setup, invite or reset.  id: SHA-256 of its secret.
+one_time_link = Table(
+    "one_time_link",
+    metadata,
+    Column("id", LargeBinary(32), primary_key=True),
+    Column("kind", Name(16), nullable=False),
+    Column("team_id", BigInteger, nullable=False),
+    Column("email", Words),
+    Column("role", Name(16)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
 )
 
 api_key = Table(
@@ -69,7 +120,10 @@ api_key = Table(
     Column("prefix", Name(16), nullable=False),
     Column("permissions", Text, nullable=False),
     Column("test", Boolean, nullable=False),
+    # The only domain it may send from; when there are several, restrictions has them.
     Column("domain_id", Name(40)),
+    # JSON: model/mail.py Restrictions.
+    Column("restrictions", Text, nullable=False, server_default="{}"),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
@@ -90,9 +144,103 @@ domain = Table(
     Column("tls", Name(16), nullable=False),
     # JSON {"DKIM": "verified", …}: what each record was last found to be.
     Column("record_status", Text, nullable=False),
+    # The label before its name in the return path, and the host of its tracking links; None: the public URL's.
+    Column("return_path", Name(63), nullable=False, server_default="send"),
+    Column("tracking_host", Name(253)),
+    Column("checked_at", BigInteger),
+    Column("verified_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     UniqueConstraint("team_id", "name"),
+)
+
+# Whose a verified domain is: no other team can verify it as long as it stands here.
+domain_claim = Table(
+    "domain_claim",
+    metadata,
+    Column("name", Name(253), primary_key=True),
+    Column("team_id", BigInteger, nullable=False),
+    Column("domain_id", Name(40), nullable=False),
+    Column("claimed_at", BigInteger, nullable=False),
+)
+
+sender = Table(
+    "sender",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", Name(40), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("username", Name(64), nullable=False),
+    Column("domain_id", Name(40), nullable=False),
+    Column("reply_to", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("team_id", "domain_id", "username"),
+)
+
+# What a caller may ask for only once, and what was answered. scope: the path, `smtp`, or `smtp-bytes`.  reply: JSON.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("scope", Name(32), primary_key=True),
+    Column("key", Words, primary_key=True),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+    Column("reply", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("kept_until", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# How much has been used of what is limited. kind: what is counted (`key`, `team`, `domain`, …).  name: whose.  window: the
+# first moment of the minute, day or month.
+usage = Table(
+    "usage",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("kind", Name(32), primary_key=True),
+    Column("name", Words, primary_key=True),
+    Column("window", BigInteger, primary_key=True),
+    Column("used", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Every change that somebody made. actor: a key, a person, or `cli`.
+audit = Table(
+    "audit",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", Name(40), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Words, nullable=False),
+    Column("action", Name(40), nullable=False),
+    Column("target", Words, nullable=False),
+    Column("detail", Text, nullable=False),  # JSON
+)
+
+# Requests and sessions that were refused or failed. team_id 0: nobody knows whose.
+refusal_log = Table(
+    "refusal_log",
+    metadata,
+    Column("team_id", BigInteger, primary_key=True),
+    Column("id", Name(40), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("door", Name(8), nullable=False),
+    Column("address", Words, nullable=False),
+    Column("key_prefix", Words),
+    Column("step", Words, nullable=False),
+    Column("reply", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # JSON: the redacted request or transcript
+)
+
+# What the ACME client keeps, sealed: account, certificates by name, and answers to challenges while they are asked.
+acme = Table(
+    "acme",
+    metadata,
+    Column("kind", Name(16), primary_key=True),
+    Column("name", Words, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
 )
 
 dkim_key = Table(
@@ -106,6 +254,9 @@ dkim_key = Table(
     Column("private_key", LargeBinary, nullable=False),
     Column("public_record", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    # From when on it signs, None while its record is only to be published; and when it stopped.
+    Column("active_from", BigInteger, server_default="0"),
+    Column("retired_at", BigInteger),
     Index("ix_dkim_key_domain", "team_id", "domain_id"),
 )
 
