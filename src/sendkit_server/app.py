@@ -304,7 +304,12 @@ class App:
 
     def _prepare_accept(self) -> None:
         self.acceptor = Acceptor(
-            AcceptSettings(self.settings.max_message_bytes, self.settings.smtp_max_recipients),
+            AcceptSettings(
+                self.settings.max_message_bytes,
+                self.settings.smtp_max_recipients,
+                self.settings.strict_test,
+                self.settings.dedupe_message_id,
+            ),
             self.store,
             self.deliverer if "deliver" in self.settings.roles else Later(),
             self.metrics,

@@ -294,6 +294,8 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "none",
         "[receivers.NAME] in sendkit.toml: mx, connections, messages_per_connection, rate (a minute) instead of the shipped",
     ),
+    Setting("dedupe_message_id", parse_yes, "yes", "the same mail that comes again by SMTP within 24 h is taken once"),
+    Setting("strict_test", parse_yes, "no", "test keys, too, may send only from verified domains"),
     Setting("connections_per_site", parse_count, "20", "outgoing connections to one set of MX hosts"),
     Setting(
         "retry_schedule",

@@ -128,7 +128,7 @@ class Mailroom:
     def lookup(self, secret: str) -> ApiKey | None:
         return KEY if secret == "good" else None
 
-    def check_mail(self, key: ApiKey) -> Refusal | None:
+    def check_mail(self, key: ApiKey, client: str = "") -> Refusal | None:
         return None
 
     async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:

@@ -1,21 +1,22 @@
 """accept: the one way in. Both doors hand their submission here; out comes a durable mail or one refusal.
 
-Order of the checks: key and permission → fields → domain → size. The reply may be sent once `accept` has returned: the commit is
-on the disk by then. What this node has room for is stored as already its own and handed to delivery in memory; the
-rest is stored unowned and claimed later.
+Order of the checks: key, permission and network → an earlier call → fields → sender → size → recipients. The reply may be
+sent once `accept` has returned: the commit is on the disk by then. What this node has room for is stored as already its own
+and handed to delivery in memory; the rest is stored unowned and claimed later.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Protocol
 
 import msgspec
 import structlog
 
-from sendkit_server.accept import fields, raw, wishes
+from sendkit_server.accept import fields, once, raw, rights, wishes
 from sendkit_server.accept.fields import Checked
 from sendkit_server.accept.waiting import Waiting
 from sendkit_server.events import suppressed_at_accept
@@ -40,15 +41,16 @@ from sendkit_server.model.mail import (
     Submission,
     Warning_,
 )
-from sendkit_server.model.permissions import EMAILS_SEND
 from sendkit_server.model.refusal import Refusal, Refused
 from sendkit_server.model.status import Status
 from sendkit_server.model.suppression import explanation
 from sendkit_server.store.directory import SendingDomain
 from sendkit_server.store.errors import OutcomeUnknown, StoreFull, StoreUnavailable
+from sendkit_server.store.queries import once as queries
 from sendkit_server.store.store import Store
-from sendkit_server.store.values import Ended, Job, NewMail, NewMessage
+from sendkit_server.store.values import Ended, Job, NewMail, NewMessage, Repeat
 from sendkit_server.wire.mime import build, estimated_size
+from sendkit_server.wire.raw_message import with_sender
 
 Suppressed = Mapping[str, str]
 """Recipients that are not sent to, by Mailbox.matching, and why: bounce, complaint or manual."""
@@ -65,12 +67,21 @@ NOT_VERIFIED = Warning_(
 )
 
 
+class _Sender(msgspec.Struct, frozen=True):
+    """Who a mail is from. domain None: a test key's foreign one.  rewritten: it is not the one that was given."""
+
+    mailbox: Mailbox
+    domain: SendingDomain | None
+    rewritten: bool = False
+
+
 class AcceptSettings(msgspec.Struct, frozen=True):
-    """Limits of one message."""
+    """Limits of one message. dedupe_message_id: the same mail that comes again by SMTP is taken once."""
 
     max_message_bytes: int = 41_943_040
     max_recipients: int = 50
     strict_test: bool = False
+    dedupe_message_id: bool = True
 
 
 class Handover(Protocol):
@@ -116,6 +127,7 @@ class Acceptor:
         self._accepted = {door: metrics.accepted.labels(door) for door in Door}
         self._storing = 0
         self._waiting = Waiting(store)
+        self._earlier = once.Earlier(store)
         self.closed: Refusal | None = None
 
     @property
@@ -123,33 +135,68 @@ class Acceptor:
         """Mails whose commit is awaited: how busy the doors are."""
         return self._storing
 
-    def check_mail(self, key: ApiKey) -> Refusal | None:
-        """Whether this key may send at all; asked before a door takes a whole mail in."""
-        if self.closed is not None:
-            return self.closed
-        return None if EMAILS_SEND in key.permissions else refusal.restricted(EMAILS_SEND)
+    def check_mail(self, key: ApiKey, client: str) -> Refusal | None:
+        """Whether this key may send at all; asked before a door takes a whole mail in. client: the caller's address."""
+        return self.closed if self.closed is not None else rights.to_send(key, client)
 
     async def accept(self, submission: Submission) -> Accepted | Refusal:
         """Accepts an API call: one message for each `to` address, each seeing only itself."""
-        refused = self.check_mail(submission.key)
-        if refused is not None:
-            return refused
         try:
-            values = fields.checked(submission, self._settings.max_recipients)
-            travel = wishes.checked(values.wishes, self._clock(), len(values.to))
-            domain = await self._sending_domain(submission.key, values.from_)
-            content = _parts(values)
-            size = await self._checked_size(values, content)
-            everybody = values.to + values.cc + values.bcc
-            suppressed = await self._suppressed(submission.key, everybody)
+            self._check(submission.key, submission.client)
+            call = once.of_submission(submission)
+            if call is None or submission.check_only:
+                return await self._accept(submission, None)
+            return await self._once(call, lambda: self._accept(submission, call))
         except Refused as error:
             return error.refusal
-        warnings = self._warnings_for(submission.key, domain, no_text=values.text is None)
+
+    async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:
+        """Accepts an SMTP transaction: one message with the envelope's recipients, headers as written."""
+        try:
+            self._check(submission.key, submission.client)
+            head = raw.checked(submission, self._settings.max_message_bytes)
+            call = once.of_raw(submission, head.idempotency_key)
+            if call is not None:
+                return await self._once(call, lambda: self._accept_raw(submission, head, call))
+            known = head.message_id is not None and self._settings.dedupe_message_id
+            return await self._accept_raw(submission, head, once.same_bytes(submission) if known else None)
+        except Refused as error:
+            return error.refusal
+
+    def _check(self, key: ApiKey, client: str) -> None:
+        if (refused := self.check_mail(key, client)) is not None:
+            raise Refused(refused)
+
+    async def _once(self, call: once.Call, accept: Callable[[], Awaitable[Accepted | Refusal]]) -> Accepted | Refusal:
+        """Obeys a call that has a key, unless it was obeyed before."""
+        try:
+            earlier = await self._earlier.look(call, self._clock())
+        except StoreUnavailable:
+            return refusal.CANNOT_COMMIT
+        if earlier is not None:
+            return earlier
+        try:
+            return await accept()
+        finally:
+            self._earlier.end(call)
+
+    async def _accept(self, submission: Submission, call: once.Call | None) -> Accepted | Refusal:
+        values = fields.checked(submission, self._settings.max_recipients)
+        travel = wishes.checked(values.wishes, self._clock(), len(values.to))
+        sender = await self._sender(submission.key, values.from_)
+        if sender.mailbox is not values.from_:
+            values = fields.with_sender(values, sender.mailbox)
+        content = _parts(values)
+        size = await self._checked_size(values, content)
+        everybody = values.to + values.cc + values.bcc
+        rights.check_recipients(submission.key, everybody)
+        suppressed = await self._suppressed(submission.key, everybody)
+        warnings = self._warnings_for(submission.key, sender, no_text=values.text is None)
         checked = _checked(everybody, suppressed)
         if submission.check_only:
             return Accepted((), checked, warnings, checked_only=True)
         now = self._clock()
-        new = self._messages(submission, values, travel, domain, size, suppressed, now)
+        new = self._messages(submission, values, travel, sender.domain, size, suppressed, now)
         mail = NewMail(
             parent_id=_of_call("req", new[0].message.id),
             owner=self._store.owner,
@@ -159,52 +206,67 @@ class Acceptor:
             tags=submission.tags,
             metadata=submission.metadata,
         )
-        return await self._stored(mail, Door.HTTP, checked, warnings)
+        return await self._stored(mail, Door.HTTP, checked, warnings, call)
 
-    async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:
-        """Accepts an SMTP transaction: one message with the envelope's recipients, headers as written."""
-        refused = self.check_mail(submission.key)
-        if refused is not None:
-            return refused
-        try:
-            head = raw.checked(submission, self._settings.max_message_bytes)
-            travel = wishes.checked(head.wishes, self._clock())
-            domain = await self._sending_domain(submission.key, head.from_)
-            suppressed = await self._suppressed(submission.key, submission.recipients)
-        except Refused as error:
-            return error.refusal
+    async def _accept_raw(
+        self, submission: RawSubmission, head: raw.Head, call: once.Call | None
+    ) -> Accepted | Refusal:
+        key = submission.key
+        travel = wishes.checked(head.wishes, self._clock())
+        sender = await self._sender(key, head.from_)
+        rights.check_recipients(key, submission.recipients)
+        suppressed = await self._suppressed(key, submission.recipients)
+        data = submission.raw
+        if sender.mailbox is not head.from_:
+            data = with_sender(data, sender.mailbox)
         now = self._clock()
         message_id = self._id("msg", now)
+        domain = sender.domain
         message = Message(
             id=message_id,
-            team_id=submission.key.team_id,
+            team_id=key.team_id,
             content_id=_of_call("con", message_id),
             door=Door.SMTP,
-            key_id=submission.key.id,
-            from_=head.from_,
+            key_id=key.id,
+            from_=sender.mailbox,
             to=head.to,
             cc=head.cc,
             subject=head.subject,
-            message_id=head.message_id or f"<{message_id}@{head.from_.domain}>",
+            message_id=head.message_id or f"<{message_id}@{sender.mailbox.domain}>",
             created_at=now,
             domain_id=domain.id if domain else None,
-            capture=submission.capture or submission.key.test,
+            capture=submission.capture or key.test or key.restrictions.shadow,
             protocol=submission.protocol,
             priority=travel.priority,
             expires_at=travel.expires_at,
             require_tls=travel.require_tls or (domain is not None and domain.tls_enforced),
             stream=travel.stream,
         )
-        new = self._owned(message, raw.with_roles(submission.recipients, head), len(submission.raw), suppressed)
+        new = self._owned(message, raw.with_roles(submission.recipients, head), len(data), suppressed)
         mail = NewMail(
             parent_id=_of_call("req", message_id),
             owner=self._store.owner,
-            content=RawContent(submission.raw),
-            size_bytes=len(submission.raw),
+            content=RawContent(data),
+            size_bytes=len(data),
             messages=(new,),
         )
         checked = _checked(submission.recipients, suppressed)
-        return await self._stored(mail, Door.SMTP, checked, self._warnings_for(submission.key, domain, no_text=False))
+        return await self._stored(mail, Door.SMTP, checked, self._warnings_for(key, sender, no_text=False), call)
+
+    async def _sender(self, key: ApiKey, from_: Mailbox) -> _Sender:
+        """The sender that the key may use: the one that is given, or the one that a key with rewrite_from puts there."""
+        try:
+            return await self._usable(key, from_)
+        except Refused:
+            instead = rights.rewritten(key, from_)
+            if instead is None:
+                raise
+        return msgspec.structs.replace(await self._usable(key, instead), rewritten=True)
+
+    async def _usable(self, key: ApiKey, from_: Mailbox) -> _Sender:
+        domain = await self._sending_domain(key, from_)
+        rights.check_sender(key, from_)
+        return _Sender(from_, domain)
 
     async def _sending_domain(self, key: ApiKey, from_: Mailbox) -> SendingDomain | None:
         """The domain that the key may send from; None only for a test key's foreign From."""
@@ -213,10 +275,9 @@ class Acceptor:
             domain = cached[0] if cached is not None else await self._store.domain(key.team_id, from_.domain)
         except StoreUnavailable:
             raise Refused(refusal.CANNOT_COMMIT) from None
-        sendable = domain is not None and domain.sendable
-        if sendable and (key.domain_id is None or (domain is not None and key.domain_id == domain.id)):
+        if domain is not None and domain.sendable and rights.may_use_domain(key, domain.id):
             return domain
-        if key.test and key.domain_id is None and not self._settings.strict_test:
+        if key.test and not rights.is_bound_to_domains(key) and not self._settings.strict_test:
             return None
         raise Refused(refusal.DOMAIN_NOT_VERIFIED)
 
@@ -243,10 +304,12 @@ class Acceptor:
             raise Refused(refusal.message_too_large(limit))
         return size
 
-    def _warnings_for(self, key: ApiKey, domain: SendingDomain | None, *, no_text: bool) -> tuple[Warning_, ...]:
+    def _warnings_for(self, key: ApiKey, sender: _Sender, *, no_text: bool) -> tuple[Warning_, ...]:
         found = () if key.test else self._warnings()
-        if domain is None:
+        if sender.domain is None:
             found = (NOT_VERIFIED, *found)
+        if sender.rewritten:
+            found = (_from_rewritten(sender.mailbox), *found)
         return (NO_TEXT_PART, *found) if no_text else found
 
     def _messages(
@@ -278,7 +341,7 @@ class Acceptor:
                 message_id=values.message_id or f"<{message_id}@{values.from_.domain}>",
                 created_at=now,
                 domain_id=domain.id if domain else None,
-                capture=key.test,
+                capture=key.test or key.restrictions.shadow,
                 priority=travel.priority,
                 expires_at=travel.expires_at,
                 require_tls=travel.require_tls or (domain is not None and domain.tls_enforced),
@@ -309,12 +372,20 @@ class Acceptor:
         )
 
     async def _stored(
-        self, mail: NewMail, door: Door, checked: tuple[CheckedRecipient, ...], warnings: tuple[Warning_, ...]
+        self,
+        mail: NewMail,
+        door: Door,
+        checked: tuple[CheckedRecipient, ...],
+        warnings: tuple[Warning_, ...],
+        call: once.Call | None,
     ) -> Accepted | Refusal:
         started = perf_counter()
+        accepted = Accepted(_accepted_messages(mail), checked, warnings)
+        if call is not None:
+            mail = msgspec.structs.replace(mail, once=call.answered(accepted, mail.messages[0].message.created_at))
         # A client that hangs up cancels this task, and with it its own future, not the commit; what was committed must
         # still reach delivery. The callback does what asyncio.shield would, and the hand-over, at half the cost.
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told: asyncio.Future[Repeat | None] = asyncio.get_running_loop().create_future()
         jobs = [job for new in mail.messages for job in _jobs(new, mail)]
         for job in jobs:
             self._handover.foresee(job)
@@ -323,13 +394,15 @@ class Acceptor:
         operation.future.add_done_callback(lambda done: self._committed(done, told, mail, jobs))
         self._waiting.add(operation, told)
         try:
-            await told
+            earlier = await told
         except StoreFull:
             return refusal.DISK_FULL
         except OutcomeUnknown:
             return refusal.OUTCOME_UNKNOWN
         except StoreUnavailable:
             return refusal.CANNOT_COMMIT
+        if earlier is not None and call is not None:
+            return await self._repeated(call, earlier)
         self._metrics.accept_seconds.observe(perf_counter() - started)
         self._accepted[door].inc(len(mail.messages))
         for new in mail.messages:
@@ -341,33 +414,43 @@ class Acceptor:
                 size_bytes=mail.size_bytes,
                 parent=mail.parent_id,
             )
-        messages = tuple(
-            AcceptedMessage(
-                id=new.message.id,
-                to=", ".join(mailbox.address for mailbox in new.message.to),
-                status=_status(new),
-            )
-            for new in mail.messages
-        )
-        return Accepted(messages, checked, warnings)
+        return accepted
+
+    async def _repeated(self, call: once.Call, earlier: Repeat) -> Accepted | Refusal:
+        """The answer to a call that was obeyed before; a mail that came twice without a key shows that it did."""
+        answer = once.answer_of(call, earlier)
+        if isinstance(answer, Accepted) and call.scope == once.SAME_BYTES:
+            message_id = answer.messages[0].id
+            log.info("mail.deduplicated", message=message_id)
+            now, owner = self._clock(), self._store.owner
+            with suppress(StoreUnavailable):
+                await self._store.write_quietly(
+                    lambda connection: queries.deduplicated(connection, call.team_id, message_id, now, owner)
+                )
+        return answer
 
     def _committed(
-        self, done: asyncio.Future[None], told: asyncio.Future[None], mail: NewMail, jobs: Sequence[Job]
+        self,
+        done: asyncio.Future[Repeat | None],
+        told: asyncio.Future[Repeat | None],
+        mail: NewMail,
+        jobs: Sequence[Job],
     ) -> None:
         self._storing -= 1
         self._waiting.remove(told)
         error = done.exception()
+        is_new = error is None and done.result() is None
         for job in jobs:
-            if error is None:
+            if is_new:
                 self._handover.offer(job)
             else:
                 self._handover.forget(job)
         if not told.done():
             if error is None:
-                told.set_result(None)
+                told.set_result(done.result())
             else:
                 told.set_exception(error)
-        if error is None and any(
+        if is_new and any(
             one.mailbox.domain not in new.owned_sites and one.n not in new.ended
             for new in mail.messages
             for one in new.recipients
@@ -426,6 +509,26 @@ def _with_ends(
         recipients.append(Recipient(n, mailbox, role, Status.SUPPRESSED))
         ended[n] = suppressed_at_accept(n, reason, now)
     return tuple(recipients), ended
+
+
+def _accepted_messages(mail: NewMail) -> tuple[AcceptedMessage, ...]:
+    return tuple(
+        AcceptedMessage(
+            id=new.message.id,
+            to=", ".join(mailbox.address for mailbox in new.message.to),
+            status=_status(new),
+        )
+        for new in mail.messages
+    )
+
+
+def _from_rewritten(sender: Mailbox) -> Warning_:
+    return Warning_(
+        "from_rewritten",
+        f"The From address is one that this API key may not use: the mail was sent from {sender.address}, and replies go to "
+        "the original.",
+        "Send from a verified domain.",
+    )
 
 
 def _status(new: NewMessage) -> str:

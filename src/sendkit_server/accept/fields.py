@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from sendkit_server.accept import wishes
+from sendkit_server.accept import once, wishes
 from sendkit_server.model.address import AddressError, Mailbox, parse_mailbox
 from sendkit_server.model.mail import Attachment, Submission, Tag
 from sendkit_server.model.refusal import (
@@ -43,7 +43,6 @@ DROPPED_HEADERS = frozenset({"date", "mime-version"})
 NOT_BUILT_HEADERS = frozenset(
     {
         "x-tag", "x-pm-tag", "x-mailgun-tag", "x-mailgun-variables", "x-smtpapi", "x-ses-message-tags",
-        "idempotency-key", "resend-idempotency-key",
     }
 )  # fmt: skip
 NOT_BUILT_PREFIXES = ("x-sendkit-", "x-metadata-")
@@ -110,6 +109,11 @@ def checked(submission: Submission, max_recipients: int) -> Checked:
         submission.attachments,
         wishes.with_headers(wanted, special),
     )
+
+
+def with_sender(values: Checked, sender: Mailbox) -> Checked:
+    """The same mail from somebody else; who answers, answers whoever it was from before."""
+    return msgspec.structs.replace(values, from_=sender, reply_to=values.reply_to or (values.from_,))
 
 
 def mailbox(field: str, text: str, path: str | None = None) -> Mailbox:
@@ -191,7 +195,7 @@ def checked_headers(
             value = value.strip()
             if not is_message_id(value):
                 raise Refused(invalid("The header 'Message-ID' must be of the form <something@domain>.", field))
-        if lower in ("message-id", "reply-to") or lower in wishes.HEADERS:
+        if lower in ("message-id", "reply-to") or lower in wishes.HEADERS or lower in once.HEADERS:
             if lower in special:
                 raise Refused(invalid(f"The header '{name}' must be given only once.", field))
             special[lower] = value
@@ -214,7 +218,7 @@ def check_header_name(name: str) -> None:
 def is_not_built(lower_name: str) -> bool:
     """Whether a header means something to us that this version does not obey."""
     ours = lower_name in NOT_BUILT_HEADERS or lower_name.startswith(NOT_BUILT_PREFIXES)
-    return ours and lower_name not in wishes.HEADERS
+    return ours and lower_name not in wishes.HEADERS and lower_name not in once.HEADERS
 
 
 def is_message_id(value: str) -> bool:

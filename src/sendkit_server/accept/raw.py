@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sendkit_server.accept import wishes
+from sendkit_server.accept import once, wishes
 from sendkit_server.accept.fields import MAX_SUBJECT_CHARACTERS, is_message_id, is_not_built
 from sendkit_server.model.address import AddressError, Mailbox, parse_mailbox
 from sendkit_server.model.mail import RawSubmission, Role
@@ -25,7 +25,7 @@ LOOP = Refusal("validation_error", "The mail has passed more than 50 servers: it
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What the headers say. to, cc: the mailboxes that could be read; message_id None: there was none."""
+    """What the headers say. to, cc: the mailboxes that could be read; message_id, idempotency_key None: there was none."""
 
     from_: Mailbox
     to: tuple[Mailbox, ...]
@@ -33,6 +33,7 @@ class Head(msgspec.Struct, frozen=True):
     subject: str
     message_id: str | None
     wishes: wishes.Wishes
+    idempotency_key: str | None
 
 
 def checked(submission: RawSubmission, max_message_bytes: int) -> Head:
@@ -56,6 +57,7 @@ def checked(submission: RawSubmission, max_message_bytes: int) -> Head:
         subject=found.subject[:MAX_SUBJECT_CHARACTERS],
         message_id=found.message_id if found.message_id and is_message_id(found.message_id) else None,
         wishes=wanted,
+        idempotency_key=once.given(found.extensions),
     )
 
 

@@ -10,11 +10,12 @@ import asyncio
 
 from sendkit_server.store.errors import OutcomeUnknown
 from sendkit_server.store.store import PATIENCE_S, Store
+from sendkit_server.store.values import Repeat
 from sendkit_server.store.writer import Operation
 
 LOOK_S = 0.5
 
-Told = asyncio.Future[None]
+Told = asyncio.Future[Repeat | None]
 
 
 class Waiting:

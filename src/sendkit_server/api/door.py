@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 import structlog
 
+from sendkit_server.accept import rights
 from sendkit_server.api.http import (
     ClientGone,
     Receive,
@@ -108,6 +109,8 @@ class HttpDoor:
         assert route.permission is not None
         if route.permission not in key.permissions:
             return refusal.restricted(route.permission)
+        if (refused := rights.from_network(key, request.client)) is not None:
+            return refused
         request.key = key
         service.used(key)
         return None

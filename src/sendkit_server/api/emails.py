@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import msgspec
+
 from sendkit_server.api import payload, shapes
 from sendkit_server.api.http import Request, Response, json_response, listed, page
 from sendkit_server.api.service import Service
@@ -20,6 +22,7 @@ from sendkit_server.store.queries.emails import MAX_COUNT, Email, EmailFilter
 from sendkit_server.store.queries.queue import Target
 
 LARGE_BODY_BYTES = 1_000_000
+_REPLAYED = ((b"idempotent-replayed", b"true"),)
 _EMAIL_NOT_FOUND = Refusal("not_found", "Email not found.", 404)
 _IN_FLIGHT = invalid("This email cannot be cancelled: it is being delivered at this moment.")
 
@@ -32,8 +35,11 @@ async def send(service: Service, request: Request) -> Response | Refusal:
         submission = await service.in_thread(payload.submission, request.key, request.headers, request.body)
     else:
         submission = payload.submission(request.key, request.headers, request.body)
-    result = await service.acceptor.accept(submission)
-    return result if isinstance(result, Refusal) else json_response(shapes.accepted(result))
+    result = await service.acceptor.accept(msgspec.structs.replace(submission, client=request.client))
+    if isinstance(result, Refusal):
+        return result
+    reply = json_response(shapes.accepted(result))
+    return msgspec.structs.replace(reply, headers=_REPLAYED) if result.replayed else reply
 
 
 async def read(service: Service, request: Request) -> Response | Refusal:

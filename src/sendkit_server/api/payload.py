@@ -26,7 +26,7 @@ MAX_FORM_PARTS = 1_000
 NOT_BUILT = (
     "scheduled_at", "template", "variables", "auto_text", "track_opens", "track_clicks", "unsubscribe",
 )  # fmt: skip
-NOT_BUILT_HEADERS = (b"idempotency-key", b"x-batch-validation")
+NOT_BUILT_HEADERS = (b"x-batch-validation",)
 _STRINGS = "a string or an array of strings"
 _WHITE_SPACE = re.compile(r"[ \t\r\n]+")
 _FIELD_NAME = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
@@ -43,9 +43,10 @@ def submission(key: ApiKey, headers: Mapping[bytes, bytes], body: bytes) -> Subm
     """The call's submission. Refused: wrong content type, malformed, wrong types, members that are not built yet."""
     for header in NOT_BUILT_HEADERS:
         if header in headers:
-            name = "Idempotency-Key" if header == b"idempotency-key" else header.decode()
-            raise Refused(not_built_yet(name))
-    return from_members(key, members(headers, body))
+            raise Refused(not_built_yet(header.decode()))
+    found = from_members(key, members(headers, body))
+    once = headers.get(b"idempotency-key")
+    return found if once is None else msgspec.structs.replace(found, idempotency_key=once.decode("latin-1").strip())
 
 
 def members(headers: Mapping[bytes, bytes], body: bytes) -> Members:

@@ -150,6 +150,7 @@ class EmailShape(Shape):
     stream: str
     door: str
     message_id: str
+    deduplicated: bool
     recipients: list[RecipientShape]
     events: list[EventShape]
     scheduled_at: None

@@ -16,6 +16,7 @@ from sendkit_server.model.instant import api_time
 from sendkit_server.model.mail import Accepted
 from sendkit_server.model.status import UNSETTLED, Status, last_event
 from sendkit_server.store.queries.emails import Email
+from sendkit_server.store.queries.once import DEDUPLICATED
 from sendkit_server.store.queries.rows import AnyRow
 
 _mailbox: msgspec.json.Decoder[Mailbox] = msgspec.json.Decoder(Mailbox)
@@ -68,6 +69,7 @@ def email(found: Email) -> Shape:
         "stream": row.stream,
         "door": row.door,
         "message_id": row.message_id,
+        "deduplicated": any(one.type == DEDUPLICATED for one in found.events),
         "recipients": [recipient(one, found.held) for one in found.recipients],
         "events": [event(one, found) for one in found.events],
         "scheduled_at": None,

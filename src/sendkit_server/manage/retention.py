@@ -10,7 +10,8 @@ import structlog
 from sqlalchemy import Connection
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.store.queries import nodes
+from sendkit_server.store.once import Key
+from sendkit_server.store.queries import nodes, once
 from sendkit_server.store.queries import retention as queries
 from sendkit_server.store.store import Store
 
@@ -57,7 +58,22 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
             log.info("retention.partitions_dropped", partitions=dropped)
         removed += await _remove(store, table, before)
     await store.write_quietly(lambda connection: nodes.forget_ended(connection, now))
-    return removed
+    return removed + await _forget_answers(store, now)
+
+
+async def _forget_answers(store: Store, now: Instant) -> int:
+    """Removes the answers to calls whose keys are free again."""
+    removed, after = 0, None
+    while True:
+        slice_ = _answers_after(after, now)
+        gone, after = await store.write_quietly(slice_)
+        removed += gone
+        if after is None:
+            return removed
+
+
+def _answers_after(after: Key | None, now: Instant) -> Callable[[Connection], tuple[int, Key | None]]:
+    return lambda connection: once.forget_slice(connection, after, now)
 
 
 def _dropping(store: Store, table: str, before: Instant) -> Callable[[Connection], list[str]]:

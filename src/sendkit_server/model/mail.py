@@ -41,8 +41,28 @@ class Priority(IntEnum):
 DEFAULT_STREAM = "transactional"
 
 
+class Restrictions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a key may not do though its permissions allow it; also as it is stored, as JSON. Empty: no restriction.
+
+    domain_ids: it may send from.  senders: From addresses, `*@example.com` for all of a domain.  recipient_domains: it may
+    send to.  networks: CIDR it may be used from.  daily_limit: recipients a UTC day.  rewrite_from: a From that it may not
+    use becomes the first of senders, and the original Reply-To.  shadow: everything is done but the delivery.
+    """
+
+    domain_ids: tuple[str, ...] = ()
+    senders: tuple[str, ...] = ()
+    recipient_domains: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    daily_limit: int | None = None
+    rewrite_from: bool = False
+    shadow: bool = False
+
+
+NO_RESTRICTIONS = Restrictions()
+
+
 class ApiKey(msgspec.Struct, frozen=True):
-    """A key as the doors see it: never the secret itself."""
+    """A key as the doors see it: never the secret itself. team_paused: why its team may not send, None when it may."""
 
     id: str
     team_id: int
@@ -52,6 +72,8 @@ class ApiKey(msgspec.Struct, frozen=True):
     test: bool
     domain_id: str | None = None
     expires_at: Instant | None = None
+    restrictions: Restrictions = NO_RESTRICTIONS
+    team_paused: str | None = None
 
 
 class Attachment(msgspec.Struct, frozen=True):
@@ -73,7 +95,8 @@ class Tag(msgspec.Struct, frozen=True):
 class Submission(msgspec.Struct, frozen=True):
     """What the HTTP door took in: types are checked, nothing else is. Addresses are still text.
 
-    None or empty means not given. check_only: everything is checked, nothing stored.
+    None or empty means not given. check_only: everything is checked, nothing stored.  idempotency_key: the same call with
+    the same key is obeyed once.  path: what it came to.  client: the caller's address.
     """
 
     key: ApiKey
@@ -94,13 +117,16 @@ class Submission(msgspec.Struct, frozen=True):
     expires_at: str | None = None
     require_tls: bool | None = None
     stream: str | None = None
+    idempotency_key: str | None = None
+    path: str = "/emails"
+    client: str = ""
 
 
 class RawSubmission(msgspec.Struct, frozen=True):
     """What the SMTP door took in: an envelope and RFC 5322 bytes with CRLF line ends, dots unstuffed.
 
     recipients: already parsed one by one at RCPT.  tls: how the session was secured, for the Received line.
-    capture: everything from the development listener is captured, whatever the key.
+    capture: everything from the development listener is captured, whatever the key.  client: the client's address.
     """
 
     key: ApiKey
@@ -109,6 +135,7 @@ class RawSubmission(msgspec.Struct, frozen=True):
     raw: bytes
     protocol: str = "ESMTPSA"
     capture: bool = False
+    client: str = ""
 
 
 class PartsContent(msgspec.Struct, frozen=True, tag="parts"):
@@ -169,12 +196,13 @@ class Recipient(msgspec.Struct, frozen=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """accept's yes: durable once it is returned. messages is empty for check_only."""
+    """accept's yes: durable once it is returned. messages is empty for check_only. replayed: an earlier call's answer."""
 
     messages: tuple[AcceptedMessage, ...]
     recipients: tuple[CheckedRecipient, ...]
     warnings: tuple[Warning_, ...] = ()
     checked_only: bool = False
+    replayed: bool = False
 
 
 class AcceptedMessage(msgspec.Struct, frozen=True):

@@ -33,7 +33,11 @@ class Refusal(msgspec.Struct, frozen=True):
     @property
     def retryable(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.http_status in (408, 429, 500, 503, 507) or (self.smtp_code < 500 and self.http_status >= 500)
+        return (
+            self.http_status in (408, 429, 500, 503, 507)
+            or self is STILL_RUNNING
+            or (self.smtp_code < 500 and self.http_status >= 500)
+        )
 
     @property
     def smtp_text(self) -> str:
@@ -166,6 +170,37 @@ UNEXPECTED = Refusal(
     "4.3.0",
     smtp_fixed="Temporary failure, try again",
 )
+
+
+BAD_IDEMPOTENCY_KEY = Refusal(
+    "invalid_idempotency_key", "The idempotency key must be 1 to 256 characters.", 400, 550, "5.6.0"
+)
+OTHER_REQUEST = Refusal(
+    "invalid_idempotent_request",
+    "The idempotency key was used for another request within the last 24 hours. Use a new key for a new email.",
+    409,
+    550,
+    "5.7.1",
+)
+STILL_RUNNING = Refusal(
+    "concurrent_idempotent_requests",
+    "Another request with the same idempotency key is still running. Try again.",
+    409,
+    451,
+    "4.7.1",
+    retry_after_s=1,
+)
+
+
+def restricted_to(what: str) -> Refusal:
+    """401 restricted_api_key: the key is right, but a restriction of it forbids this. what: a sentence that names it."""
+    return Refusal("restricted_api_key", what, 401, 550, "5.7.1")
+
+
+def paused(reason: str) -> Refusal:
+    """422: the account is paused. reason: for people, perhaps empty."""
+    more = f" {reason}" if reason else ""
+    return Refusal("validation_error", f"Sending is paused for this account.{more}", 422, 550, "5.7.1")
 
 
 def restricted(permission: str) -> Refusal:

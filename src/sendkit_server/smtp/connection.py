@@ -24,11 +24,14 @@ log = structlog.get_logger()
 class Connection(Shell):
     """A client that hands mail in."""
 
-    def __init__(self, service: Service, session: SubmissionSession, address: str) -> None:
+    def __init__(self, service: Service, session: SubmissionSession, host: str, address: str) -> None:
+        """host: the client's address.  address: what counts as one client, which may be a whole network."""
         super().__init__(service, session, address)
         self.key = service.dev_key
         self._service = service
         self._client = address
+        self._host = host
+        self._secret: str | None = None  # of the key: it is looked up again for each mail
 
     @property
     def is_known(self) -> bool:
@@ -37,12 +40,12 @@ class Connection(Shell):
 
     def forget_client(self) -> None:
         """Nobody is logged in any more."""
-        self.key = None
+        self.key = self._secret = None
 
     def decide(self, event: Event) -> None:
         """A sender, a message or credentials."""
         if isinstance(event, Mail):
-            self.session.answer(_refused(refusal) if (refusal := self._check_key()) else say.SENDER_OK)
+            self._begin_mail()
         elif isinstance(event, Message):
             self.start(self._accept(event))
         elif isinstance(event, AuthAttempt):
@@ -50,25 +53,62 @@ class Connection(Shell):
 
     # Messages
 
+    def _begin_mail(self) -> None:
+        """MAIL: with the key as it is now, for it may have been revoked, restricted or paused since AUTH."""
+        found = self._looked_up()
+        if found is None or isinstance(found, ApiKey):
+            self.session.answer(self._sender_reply(found))
+        else:
+            self.start(self._await_sender(found))
+
+    async def _await_sender(self, found: Awaitable[ApiKey | None]) -> None:
+        try:
+            key = await found
+        except Exception:
+            fault("lookup")
+            self.finish(say.LOGIN_FAULT)
+        else:
+            self.finish(self._sender_reply(key))
+
+    def _sender_reply(self, key: ApiKey | None) -> Reply:
+        refusal = self._check_key(key)
+        return say.SENDER_OK if refusal is None else self._refused(refusal)
+
     async def _accept(self, message: Message) -> None:
-        refusal = self._check_key()
-        result = refusal or await self._accepted_or_refused(message)
+        try:
+            found = self._looked_up()
+            key = found if found is None or isinstance(found, ApiKey) else await found
+        except Exception:
+            result: Accepted | Refusal = fault("lookup")
+        else:
+            result = self._check_key(key) or await self._accepted_or_refused(message)
         if isinstance(result, Refusal):
-            log.info("smtp.refused", name=result.name, code=result.smtp_code, key=self.key and self.key.id)
-            self._service.on_error(result.name)
-            self.finish(_refused(result))
+            self.finish(self._refused(result))
             return
         message_id = result.messages[0].id
         self.finish(Reply(250, "2.0.0", f"Ok: {message_id}"))
 
-    def _check_key(self) -> Refusal | None:
-        """The key as it is now: it may have been revoked or paused since AUTH."""
+    def _looked_up(self) -> ApiKey | Awaitable[ApiKey | None] | None:
+        """The key as the store has it now; None when it is revoked or expired."""
+        if self._secret is None:
+            return self._service.dev_key
+        return self._service.keys.lookup(self._secret)
+
+    def _check_key(self, key: ApiKey | None) -> Refusal | None:
         if self.key is None:
             return MISSING_KEY
+        if key is None:
+            return INVALID_KEY
+        self.key = key
         try:
-            return self._service.acceptor.check_mail(self.key)
+            return self._service.acceptor.check_mail(key, self._host)
         except Exception:
             return fault("check_mail")
+
+    def _refused(self, refusal: Refusal) -> Reply:
+        log.info("smtp.refused", name=refusal.name, code=refusal.smtp_code, key=self.key and self.key.id)
+        self._service.on_error(refusal.name)
+        return Reply(refusal.smtp_code, refusal.smtp_enhanced, refusal.smtp_text)
 
     async def _accepted_or_refused(self, message: Message) -> Accepted | Refusal:
         assert self.key is not None  # _check_key came before
@@ -79,6 +119,7 @@ class Connection(Shell):
             message.raw,
             message.protocol,
             capture=self._service.dev_key is not None,
+            client=self._host,
         )
         try:
             return await self._service.acceptor.accept_raw(submission)
@@ -99,31 +140,27 @@ class Connection(Shell):
             self.session.answer(say.LOGIN_FAULT)
             return
         if found is None or isinstance(found, ApiKey):
-            self.session.answer(self._judge(attempt.user, found))
+            self.session.answer(self._judge(attempt, found))
         else:
-            self.start(self._await_key(attempt.user, found))
+            self.start(self._await_key(attempt, found))
 
-    async def _await_key(self, user: str, found: Awaitable[ApiKey | None]) -> None:
+    async def _await_key(self, attempt: AuthAttempt, found: Awaitable[ApiKey | None]) -> None:
         try:
             key = await found
         except Exception:
             fault("lookup")
             self.finish(say.LOGIN_FAULT)
         else:
-            self.finish(self._judge(user, key))
+            self.finish(self._judge(attempt, key))
 
-    def _judge(self, user: str, key: ApiKey | None) -> Reply:
+    def _judge(self, attempt: AuthAttempt, key: ApiKey | None) -> Reply:
         """A right key is never refused for the failures of others at its address: those count only when it is wrong."""
-        if key is None or user.lower() not in USERS:
+        if key is None or attempt.user.lower() not in USERS:
             self._service.on_error(INVALID_KEY.name)
             too_many = self._service.failed_logins.record(self._client, self.now())
             log.info("smtp.login_failed", peer=self._client, too_many=too_many)
             return say.TOO_MANY_LOGINS if too_many else say.AUTH_FAILED
         if EMAILS_SEND not in key.permissions:
             return say.CANNOT_SEND
-        self.key = key
+        self.key, self._secret = key, attempt.secret
         return say.AUTHENTICATED
-
-
-def _refused(refusal: Refusal) -> Reply:
-    return Reply(refusal.smtp_code, refusal.smtp_enhanced, refusal.smtp_text)

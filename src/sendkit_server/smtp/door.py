@@ -44,7 +44,7 @@ class SubmissionDoor(Listener):
         super().__init__(self._service, self._connected, implicit_tls=self._mode is Mode.TLS)
 
     def _connected(self, host: str, address: str) -> Connection:
-        return Connection(self._service, self._session(host), address)
+        return Connection(self._service, self._session(host), host, address)
 
     def _session(self, host: str) -> SubmissionSession:
         dev = self._mode is Mode.DEV

@@ -59,7 +59,7 @@ class KeyRing(Protocol):
 class Acceptor(Protocol):
     """Takes mail in, or refuses it."""
 
-    def check_mail(self, key: ApiKey) -> Refusal | None:
+    def check_mail(self, key: ApiKey, client: str) -> Refusal | None:
         """Whether the key may (still) begin or finish a mail; None when it may."""
 
     async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:

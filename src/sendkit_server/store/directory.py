@@ -16,11 +16,13 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.mail import ApiKey
+from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey, Restrictions
 from sendkit_server.store import schema
 
 LIFETIME_S = 1.0
 MAX_ENTRIES = 20_000
+
+_restrictions = msgspec.json.Decoder(Restrictions)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -73,9 +75,11 @@ def hash_secret(secret: str) -> bytes:
 
 def find_key(connection: Connection, secret_hash: bytes) -> ApiKey | None:
     """The key with this hash, unless it is revoked."""
-    table = schema.api_key
+    table, team = schema.api_key, schema.team
     row = connection.execute(
-        select(table).where(table.c.secret_hash == secret_hash, table.c.revoked_at.is_(None))
+        select(table, team.c.paused_at, team.c.paused_reason)
+        .join(team, team.c.id == table.c.team_id)
+        .where(table.c.secret_hash == secret_hash, table.c.revoked_at.is_(None))
     ).one_or_none()
     if row is None:
         return None
@@ -88,6 +92,8 @@ def find_key(connection: Connection, secret_hash: bytes) -> ApiKey | None:
         test=row.test,
         domain_id=row.domain_id,
         expires_at=row.expires_at,
+        restrictions=NO_RESTRICTIONS if row.restrictions == "{}" else _restrictions.decode(row.restrictions),
+        team_paused=None if row.paused_at is None else row.paused_reason or "",
     )
 
 

@@ -122,12 +122,12 @@ api_key = Table(
     Column("test", Boolean, nullable=False),
     # The only domain it may send from; when there are several, restrictions has them.
     Column("domain_id", Name(40)),
-    # JSON: model/mail.py Restrictions.
-    Column("restrictions", Text, nullable=False, server_default="{}"),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("last_used_at", BigInteger),
+    # JSON: model/mail.py Restrictions.
+    Column("restrictions", Text, nullable=False, server_default="{}"),
 )
 
 domain = Table(
@@ -144,13 +144,13 @@ domain = Table(
     Column("tls", Name(16), nullable=False),
     # JSON {"DKIM": "verified", …}: what each record was last found to be.
     Column("record_status", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
     # The label before its name in the return path, and the host of its tracking links; None: the public URL's.
     Column("return_path", Name(63), nullable=False, server_default="send"),
     Column("tracking_host", Name(253)),
     Column("checked_at", BigInteger),
     Column("verified_at", BigInteger),
-    Column("created_at", BigInteger, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
     UniqueConstraint("team_id", "name"),
 )
 
@@ -255,7 +255,7 @@ dkim_key = Table(
     Column("public_record", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     # From when on it signs, None while its record is only to be published; and when it stopped.
-    Column("active_from", BigInteger, server_default="0"),
+    Column("active_from", BigInteger, server_default=text("0")),
     Column("retired_at", BigInteger),
     Index("ix_dkim_key_domain", "team_id", "domain_id"),
 )

@@ -32,7 +32,7 @@ from sendkit_server.store.queries import nodes
 from sendkit_server.store.sqlite.engine import READERS, SqliteEngine
 from sendkit_server.store.suppressed import Suppressed
 from sendkit_server.store.transfer.marks import refuse_to_serve
-from sendkit_server.store.values import Claim, Claimed, Completion, NewMail
+from sendkit_server.store.values import Claim, Claimed, Completion, NewMail, Repeat
 from sendkit_server.store.writer import Operation, Writer
 
 PATIENCE_S = 10.0  # how long whoever waits for the database is kept waiting
@@ -136,8 +136,9 @@ class Store:
 
     # -- hot operations ------------------------------------------------------------------------------------------
 
-    def accept(self, mail: NewMail) -> asyncio.Future[None]:
-        """Stores a mail; durable once the future is done. StoreUnavailable: nothing of it is stored."""
+    def accept(self, mail: NewMail) -> asyncio.Future[Repeat | None]:
+        """Stores a mail; durable once the future is done, to the earlier call if it repeats one, and then nothing of it is
+        stored. StoreUnavailable: neither."""
         return self._writer.submit("accept", mail)
 
     def accept_in_time(self, mail: NewMail) -> Operation:

@@ -93,10 +93,33 @@ class NewMessage(msgspec.Struct, frozen=True):
     ended: Mapping[int, Ended] = MappingProxyType({})
 
 
+class Once(msgspec.Struct, frozen=True):
+    """What makes a call one that is obeyed only once.
+
+    scope, key: by which a repetition is known, within a team.  fingerprint: SHA-256 of what was asked for.  reply: JSON, for
+    whoever asks again until kept_until.
+    """
+
+    scope: str
+    key: str
+    fingerprint: bytes
+    reply: str
+    at: Instant
+    kept_until: Instant
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """What `accept` comes to when a call with this scope and key was obeyed before: nothing is stored."""
+
+    fingerprint: bytes
+    reply: str
+
+
 class NewMail(msgspec.Struct, frozen=True):
     """One call's consequence: one content and the messages made from it, stored in one transaction.
 
-    parent_id: the call it came in with.  owner: this node's incarnation.  size_bytes: of the content as handed in.
+    parent_id: the call it came in with.  owner: this node's incarnation.  size_bytes: of the content as handed in.  once:
+    None when the same call may come again.
     """
 
     parent_id: str
@@ -106,6 +129,7 @@ class NewMail(msgspec.Struct, frozen=True):
     messages: tuple[NewMessage, ...]
     tags: tuple[Tag, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
+    once: Once | None = None
 
 
 class Claim(msgspec.Struct, frozen=True):

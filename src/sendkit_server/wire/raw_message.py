@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from sendkit_server.model.address import parse_mailbox
+from sendkit_server.model.address import Mailbox, parse_mailbox
 from sendkit_server.wire import headers, mime
 
 MAX_HEADER_BYTES = 102_400
@@ -224,6 +224,25 @@ def prepared(raw: bytes, *, date: str, message_id: str, received: bytes) -> byte
     if body and not body.endswith(b"\r\n"):
         kept.append(b"\r\n")
     return b"".join(kept)
+
+
+def with_sender(raw: bytes, sender: Mailbox) -> bytes:
+    """The message from somebody else: From becomes this mailbox, and the original goes to Reply-To where there is none.
+
+    A Sender field, which spoke of the original, is left out.  ValueError when the header block is broken.
+    """
+    fields, body_at = _fields(raw)
+    named = {_name_and_value(field)[0] for field in fields}
+    kept: list[bytes] = []
+    for field in fields:
+        name = _name_and_value(field)[0]
+        if name == b"from":
+            kept.append(headers.mailboxes("From", [sender]))
+            if b"reply-to" not in named:
+                kept.append(b"Reply-To" + field[field.index(b":") :])
+        elif name != b"sender":
+            kept.append(field)
+    return b"".join([*(field.removesuffix(b"\r\n") + b"\r\n" for field in kept), b"\r\n", raw[body_at:]])
 
 
 def made_safe(raw: bytes) -> bytes:

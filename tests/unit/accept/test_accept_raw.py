@@ -63,7 +63,6 @@ async def test_the_bytes_are_stored_as_they_came(api: Api) -> None:
         (b"From: a@sender.test, b@sender.test\r\n", "exactly one From"),
         (b"From: nobody\r\n", "The 'from' field contains an invalid email address"),
         (b"From: a@sender.test\r\nX-Sendkit-Tag: a=b\r\n", "'X-Sendkit-Tag' is not supported yet"),
-        (b"From: a@sender.test\r\nIdempotency-Key: 1\r\n", "'Idempotency-Key' is not supported yet"),
         (b"From: a@sender.test\r\nX-PM-Tag: a\r\n", "'X-PM-Tag' is not supported yet"),
         (b"From: a@sender.test\r\nthis is no header\r\n", "cannot be read"),
         (b"From: a@sender.test\r\n" + b"Received: x\r\n" * 51, "loop"),
@@ -123,3 +122,40 @@ async def test_a_store_that_cannot_commit_is_451_and_503_and_the_door_goes_on(
     assert api.handover.jobs == [] and api.handover.foreseen == []
     assert isinstance(await accept(api, big), Accepted)
     assert api.handover.foreseen == api.handover.jobs != []
+
+
+KNOWN = RAW.replace(b"Subject:", b"Message-ID: <1@app.sender.test>\r\nSubject:", 1)
+
+
+async def test_the_same_mail_once_more_is_answered_alike_and_not_taken_again(api: Api) -> None:
+    first, second = await accept(api, KNOWN), await accept(api, KNOWN)
+    assert isinstance(first, Accepted) and isinstance(second, Accepted)
+    assert first.messages == second.messages
+    assert (first.replayed, second.replayed, len(api.handover.jobs)) == (False, True, 1)
+    found = (await api.call("GET", f"/emails/{first.messages[0].id}")).json
+    assert found["deduplicated"] is True
+    assert found["events"][-1]["type"] == "deduplicated"
+
+
+async def test_other_bytes_recipients_or_keys_and_mail_without_a_message_id_are_other_mail(api: Api) -> None:
+    await accept(api, KNOWN)
+    key = await api.make_key()
+    for again in (
+        await accept(api, KNOWN + b"more"),
+        await accept(api, KNOWN, "bob@there.test"),
+        await accept(api, KNOWN, key=key),
+        await accept(api, RAW),
+        await accept(api, RAW),
+    ):
+        assert isinstance(again, Accepted) and not again.replayed
+    assert len(api.handover.jobs) == 6
+
+
+async def test_a_key_in_the_headers_goes_before_the_bytes(api: Api) -> None:
+    keyed = b"Idempotency-Key: order-17\r\n" + KNOWN
+    first, second = await accept(api, keyed), await accept(api, keyed)
+    assert isinstance(first, Accepted) and isinstance(second, Accepted) and second.replayed
+    other = await accept(api, keyed + b"more")
+    assert isinstance(other, Refusal)
+    assert (other.smtp_code, other.smtp_enhanced, other.name) == (550, "5.7.1", "invalid_idempotent_request")
+    assert (await api.call("GET", f"/emails/{first.messages[0].id}")).json["deduplicated"] is False

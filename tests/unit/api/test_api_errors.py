@@ -174,11 +174,6 @@ async def test_a_path_that_comes_later_is_named(api: Api) -> None:
     assert (answer.status, answer.json["message"]) == (404, "POST /emails/bulk is not supported yet.")
 
 
-async def test_an_idempotency_key_is_refused_by_name(api: Api) -> None:
-    answer = await api.call("POST", "/emails", MAIL, headers={"Idempotency-Key": "1"})
-    assert (answer.status, answer.json["message"]) == (422, "'Idempotency-Key' is not supported yet")
-
-
 async def test_slashes_and_the_version_prefix_do_not_matter(api: Api) -> None:
     for path in ("/emails", "//emails", "/emails/", "/v1/emails", "/v1//emails//"):
         assert (await api.call("POST", path, MAIL)).status == 200

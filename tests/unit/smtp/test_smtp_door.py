@@ -57,7 +57,7 @@ class Office:
         await asyncio.sleep(0)
         return SENDER
 
-    def check_mail(self, key: ApiKey) -> Refusal | None:
+    def check_mail(self, key: ApiKey, client: str = "") -> Refusal | None:
         return self.verdict
 
     async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:

@@ -18,8 +18,8 @@ from psycopg import Connection
 
 from sendkit_server.model.mail import Content, Priority
 from sendkit_server.model.status import MESSAGE_PRECEDENCE
-from sendkit_server.store import rows
-from sendkit_server.store.values import Claim, Claimed, Completion, NewMail
+from sendkit_server.store import once, rows
+from sendkit_server.store.values import Claim, Claimed, Completion, NewMail, Repeat
 
 Raw = Connection[tuple[Any, ...]]
 Results = Callable[[], list[Any]]
@@ -88,9 +88,47 @@ SELECT * FROM json_to_recordset(%s::json) AS x(team_id bigint, message_id text, 
 """
 
 
+# A row that is not kept any longer is as good as none. Sorted, so that two nodes never wait for each other in a ring.
+_ONCE: LiteralString = """
+INSERT INTO idempotency (team_id, scope, key, fingerprint, reply, created_at, kept_until)
+SELECT team_id, scope, key, decode(fingerprint, 'hex'), reply, created_at, kept_until
+FROM json_to_recordset(%s::json) AS x(team_id bigint, scope text, key text, fingerprint text, reply text,
+    created_at bigint, kept_until bigint)
+ORDER BY team_id, scope, key
+ON CONFLICT (team_id, scope, key) DO UPDATE SET fingerprint = excluded.fingerprint, reply = excluded.reply,
+    created_at = excluded.created_at, kept_until = excluded.kept_until
+WHERE idempotency.kept_until <= excluded.created_at
+RETURNING team_id, scope, key
+"""
+_KEPT: LiteralString = "SELECT fingerprint, reply FROM idempotency WHERE team_id = %s AND scope = %s AND key = %s"
+
+
+def _insert_once(connection: Raw, found: list[once.Row]) -> list[once.Key]:
+    document = _json(once.COLUMNS, ((*row[:3], row[3].hex(), *row[4:]) for row in found))
+    return connection.execute(_ONCE, (document,)).fetchall()
+
+
+def _kept(connection: Raw, keys: list[once.Key]) -> dict[once.Key, Repeat]:
+    # At READ COMMITTED each statement sees what was committed before it, such as the row that the insert waited for.
+    found = {key: connection.execute(_KEPT, key).fetchone() for key in keys}
+    return {key: Repeat(*row) for key, row in found.items() if row is not None}
+
+
 def accept_many(connection: Raw, mails: list[NewMail]) -> Results:
-    """Stores each mail's content, messages, recipients, labels and what has happened already; wakes the others when
-    something is left to them."""
+    """Stores each mail's content, messages, recipients, labels and what has happened already, but for repetitions; wakes the
+    others when something is left to them."""
+    repeats: list[Repeat | None] = [None] * len(mails)
+    if any(mail.once is not None for mail in mails):
+        repeats = once.repeats(
+            mails, lambda found: _insert_once(connection, found), lambda keys: _kept(connection, keys)
+        )
+        mails = [mail for mail, repeat in zip(mails, repeats, strict=True) if repeat is None]
+    if mails:
+        _store(connection, mails)
+    return lambda: repeats
+
+
+def _store(connection: Raw, mails: list[NewMail]) -> None:
     unowned = False
     for part in _by_size(mails):
         contents = [rows.content_row(mail) for mail in part]
@@ -118,7 +156,6 @@ def accept_many(connection: Raw, mails: list[NewMail]) -> Results:
         )
     if unowned:
         wake(connection)
-    return lambda: [None] * len(mails)
 
 
 def wake(connection: Raw) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 from sendkit_server.model.mail import Content, Priority
 from sendkit_server.model.status import Status, message_status
-from sendkit_server.store import rows
-from sendkit_server.store.values import Claim, Claimed, Completion, Job, NewMail
+from sendkit_server.store import once, rows
+from sendkit_server.store.values import Claim, Claimed, Completion, Job, NewMail, Repeat
 
 # One statement for each number of rows up to this; the driver keeps them all prepared.
 MAX_ROWS_A_STATEMENT = 64
@@ -42,8 +42,26 @@ _ENDED_RECIPIENT = (
 _LABEL = "INSERT OR IGNORE INTO message_label (team_id, kind, name, value, message_id) VALUES {rows}"
 
 
-def accept_many(connection: sqlite3.Connection, mails: list[NewMail]) -> list[None]:
-    """Stores each mail's content, messages, recipients, labels and what has happened already."""
+# A row that is not kept any longer is as good as none.
+_ONCE = (
+    "INSERT INTO idempotency (team_id, scope, key, fingerprint, reply, created_at, kept_until) VALUES {rows}"
+    " ON CONFLICT (team_id, scope, key) DO UPDATE SET fingerprint = excluded.fingerprint, reply = excluded.reply,"
+    " created_at = excluded.created_at, kept_until = excluded.kept_until"
+    " WHERE idempotency.kept_until <= excluded.created_at RETURNING team_id, scope, key"
+)
+_KEPT = "SELECT fingerprint, reply FROM idempotency WHERE team_id = ? AND scope = ? AND key = ?"
+
+
+def accept_many(connection: sqlite3.Connection, mails: list[NewMail]) -> list[Repeat | None]:
+    """Stores each mail's content, messages, recipients, labels and what has happened already, but for repetitions."""
+    repeats: list[Repeat | None] = [None] * len(mails)
+    if any(mail.once is not None for mail in mails):
+        repeats = once.repeats(
+            mails,
+            lambda found: _execute(connection, _ONCE, found),
+            lambda keys: {key: Repeat(*connection.execute(_KEPT, key).fetchone()) for key in keys},
+        )
+        mails = [mail for mail, repeat in zip(mails, repeats, strict=True) if repeat is None]
     _execute(connection, _CONTENT, [rows.content_row(mail) for mail in mails])
     _execute(connection, _MESSAGE, [row for mail in mails for row in rows.message_rows(mail)])
     _execute(connection, _RECIPIENT, [row for mail in mails for row in rows.recipient_rows(mail)])
@@ -51,7 +69,7 @@ def accept_many(connection: sqlite3.Connection, mails: list[NewMail]) -> list[No
     ended = [mail for mail in mails if any(new.ended for new in mail.messages)]
     _execute(connection, _ENDED_RECIPIENT, [row for mail in ended for row in rows.ended_recipient_rows(mail)])
     _execute(connection, _EVENT, [row for mail in ended for row in rows.accepted_event_rows(mail)])
-    return [None] * len(mails)
+    return repeats
 
 
 def _execute(connection: sqlite3.Connection, statement: str, values: Sequence[rows.Row]) -> list[tuple[Any, ...]]:

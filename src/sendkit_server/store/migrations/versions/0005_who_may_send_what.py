@@ -77,7 +77,7 @@ def upgrade() -> None:
             created_at BIGINT NOT NULL,
             updated_at BIGINT NOT NULL,
             CONSTRAINT pk_sender PRIMARY KEY (team_id, id),
-            CONSTRAINT uq_sender_team_id UNIQUE (team_id, domain_id, username)
+            CONSTRAINT uq_sender_team_id_domain_id_username UNIQUE (team_id, domain_id, username)
         )""",
         f"""CREATE TABLE idempotency (
             team_id BIGINT NOT NULL,

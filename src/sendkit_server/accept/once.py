@@ -1,0 +1,137 @@
+"""Calls that are obeyed once: by a key that the caller gives, or, by SMTP, because the very same mail comes again.
+
+A client that lost the connection before it read the answer cannot know whether the mail was taken, and tries again. With a
+key it gets the first answer again, for 24 hours, within its team and path. By SMTP the same Message-ID, bytes and recipients
+from the same key are as good as a key: Nodemailer, Postfix and every other client behave like that by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from sendkit_server.model import refusal
+from sendkit_server.model.instant import DAY_MS, Instant
+from sendkit_server.model.mail import Accepted, ApiKey, RawSubmission, Submission
+from sendkit_server.model.refusal import Refusal, Refused
+from sendkit_server.store.queries import once as queries
+from sendkit_server.store.store import Store
+from sendkit_server.store.values import Once, Repeat
+
+KEPT_MS = DAY_MS
+PATIENCE_S = 5.0
+MAX_KEY_CHARACTERS = 256
+SMTP = "smtp"
+SAME_BYTES = "smtp-bytes"
+HEADERS = ("x-sendkit-idempotency-key", "resend-idempotency-key", "idempotency-key")
+"""Headers of a mail that give its key, by lower-cased name; they never leave."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
+_reply: msgspec.json.Decoder[Accepted] = msgspec.json.Decoder(Accepted)
+
+
+class Call(msgspec.Struct, frozen=True):
+    """By what a call is known again. fingerprint: of what it asks for."""
+
+    team_id: int
+    scope: str
+    key: str
+    fingerprint: bytes
+
+    def answered(self, answer: Accepted, now: Instant) -> Once:
+        """What is stored with the mail."""
+        return Once(self.scope, self.key, self.fingerprint, _json(answer).decode(), now, now + KEPT_MS)
+
+
+def of_submission(submission: Submission) -> Call | None:
+    """The API call's, if it has a key. Refused: a key that is none."""
+    key = submission.idempotency_key
+    if key is None and submission.headers:
+        key = given(submission.headers)
+    if key is None:
+        return None
+    # The members and not the bytes: the same mail as JSON and as a form is the same call.
+    asked = msgspec.structs.replace(submission, key=_NOBODY, idempotency_key=None, client="")
+    fingerprint = hashlib.sha256(_pack(asked)).digest()
+    return Call(submission.key.team_id, submission.path, _checked(key), fingerprint)
+
+
+def of_raw(submission: RawSubmission, key: str | None) -> Call | None:
+    """The transaction's, if it has a key. Refused: a key that is none."""
+    if key is None:
+        return None
+    return Call(submission.key.team_id, SMTP, _checked(key), _digest(submission))
+
+
+def same_bytes(submission: RawSubmission) -> Call:
+    """The transaction's without a key: what it consists of is its key."""
+    digest = _digest(submission, submission.key.id)
+    return Call(submission.key.team_id, SAME_BYTES, digest.hex(), digest)
+
+
+def given(headers: Iterable[tuple[str, str]]) -> str | None:
+    """The key among a mail's headers."""
+    found = {name.lower(): value.strip() for name, value in headers}
+    return next((found[name] for name in HEADERS if name in found), None)
+
+
+def answer_of(call: Call, earlier: Repeat) -> Accepted | Refusal:
+    """What a call that was made before is told."""
+    if earlier.fingerprint != call.fingerprint:
+        return refusal.OTHER_REQUEST
+    return msgspec.structs.replace(_reply.decode(earlier.reply), replayed=True)
+
+
+class Earlier:
+    """The calls that run in this process or have been obeyed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._running: dict[tuple[int, str, str], asyncio.Future[None]] = {}
+
+    async def look(self, call: Call, now: Instant) -> Accepted | Refusal | None:
+        """The earlier call's answer, which is waited for a while; None when there is none: then this one begins, and
+        `end` must follow."""
+        name = call.team_id, call.scope, call.key
+        running = self._running.get(name)
+        while running is not None:
+            done, _ = await asyncio.wait([running], timeout=PATIENCE_S)
+            if not done:
+                return refusal.STILL_RUNNING
+            running = self._running.get(name)
+        self._running[name] = asyncio.get_running_loop().create_future()
+        try:
+            found = await self._store.read(lambda connection: queries.find(connection, name, now))
+        except BaseException:
+            self.end(call)
+            raise
+        if found is None:
+            return None
+        self.end(call)
+        return answer_of(call, found)
+
+    def end(self, call: Call) -> None:
+        """It has an answer, whichever."""
+        running = self._running.pop((call.team_id, call.scope, call.key), None)
+        if running is not None and not running.done():
+            running.set_result(None)
+
+
+def _checked(key: str) -> str:
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
+        raise Refused(refusal.BAD_IDEMPOTENCY_KEY)
+    return key
+
+
+def _digest(submission: RawSubmission, *more: str) -> bytes:
+    recipients: Sequence[str] = [mailbox.address for mailbox in submission.recipients]
+    digest = hashlib.sha256("\0".join([*more, submission.return_path, *recipients, ""]).encode())
+    digest.update(submission.raw)
+    return digest.digest()
+
+
+_NOBODY = ApiKey("", 0, "", "", frozenset(), test=False)
