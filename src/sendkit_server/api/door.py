@@ -25,6 +25,7 @@ from sendkit_server.api.http import (
 )
 from sendkit_server.api.routes import ROUTES, Route, Router
 from sendkit_server.api.service import Service
+from sendkit_server.manage.keys import ManageError
 from sendkit_server.model import refusal
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.model.refusal import Refusal, Refused
@@ -54,6 +55,8 @@ class HttpDoor:
         except Refused as refused:
             response = self._refused(refused.refusal)
             unread = receive if refused.refusal.http_status in (408, 413) else None
+        except ManageError as error:
+            response = self._refused(refusal.invalid(str(error), error.field))
         except StoreUnavailable as error:
             log.warning("api.store_unavailable", path=scope["path"], error=str(error))
             unknown = isinstance(error, OutcomeUnknown)

@@ -11,6 +11,7 @@ import binascii
 import mimetypes
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -19,6 +20,7 @@ import msgspec
 from python_multipart import exceptions as form_errors
 from python_multipart import parse_form
 
+from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey, Attachment, Submission, Tag
 from sendkit_server.model.refusal import Refusal, Refused, invalid, not_built_yet, required, wrong_type
 
@@ -83,55 +85,85 @@ def json_members(body: bytes) -> Members:
 def from_members(key: ApiKey, given: Members) -> Submission:
     """A Submission from an object's members."""
     for name in NOT_BUILT:
-        if name in given and not _absent(given[name], empty_object=name == "template"):
+        if name in given and not absent(given[name], empty_object=name == "template"):
             raise Refused(not_built_yet(name))
     return Submission(
         key=key,
-        from_=_string(given, "from"),
-        to=_strings(given, "to"),
-        cc=_strings(given, "cc"),
-        bcc=_strings(given, "bcc"),
-        reply_to=_strings(given, "reply_to"),
-        subject=_string(given, "subject"),
-        html=_string(given, "html"),
-        text=_string(given, "text"),
+        from_=string(given, "from"),
+        to=strings(given, "to"),
+        cc=strings(given, "cc"),
+        bcc=strings(given, "bcc"),
+        reply_to=strings(given, "reply_to"),
+        subject=string(given, "subject"),
+        html=string(given, "html"),
+        text=string(given, "text"),
         headers=_pairs(given, "headers"),
         attachments=_attachments(given),
         tags=_tags(given),
         metadata=_pairs(given, "metadata"),
-        check_only=_boolean(given, "check_only") or False,
-        priority=_string(given, "priority"),
-        expires_at=_string(given, "expires_at"),
-        require_tls=_boolean(given, "require_tls"),
-        stream=_string(given, "stream"),
+        check_only=boolean(given, "check_only") or False,
+        priority=string(given, "priority"),
+        expires_at=string(given, "expires_at"),
+        require_tls=boolean(given, "require_tls"),
+        stream=string(given, "stream"),
     )
 
 
-def _absent(value: object, *, empty_object: bool = False) -> bool:
+def absent(value: object, *, empty_object: bool = False) -> bool:
+    """Whether a member counts as not given: null, [] and, where an object is asked for, {}."""
     return value is None or value == [] or (empty_object and value == {})
 
 
-def _string(given: Members, name: str) -> str | None:
+def string(given: Members, name: str) -> str | None:
+    """A member that is text, if it is there. Refused."""
     value = given.get(name)
-    if _absent(value):
+    if absent(value):
         return None
     if not isinstance(value, str):
         raise Refused(wrong_type(name, "a string"))
     return value
 
 
-def _boolean(given: Members, name: str) -> bool | None:
+def boolean(given: Members, name: str) -> bool | None:
+    """A member that is true or false, if it is there. Refused."""
     value = given.get(name)
-    if _absent(value):
+    if absent(value):
         return None
     if not isinstance(value, bool):
         raise Refused(wrong_type(name, "true or false"))
     return value
 
 
-def _strings(given: Members, name: str) -> tuple[str, ...]:
+def whole(given: Members, name: str) -> int | None:
+    """A member that is a whole number, if it is there; form data and PHP send it as text. Refused."""
     value = given.get(name)
-    if _absent(value) or value == "":
+    if absent(value):
+        return None
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value.strip()):
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Refused(wrong_type(name, "a whole number"))
+    return value
+
+
+def moment(given: Members, name: str) -> Instant | None:
+    """A member that is a time, if it is there: ISO 8601 or `YYYY-MM-DD HH:MM:SS`, UTC without a zone. Refused."""
+    text = string(given, name)
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text.strip())
+        return int((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise Refused(
+            invalid(f"The {name} field must be a time such as 2026-12-01T09:00:00Z (UTC without a zone).", name)
+        ) from None
+
+
+def strings(given: Members, name: str) -> tuple[str, ...]:
+    """A member that is a list of texts, or one text. Refused."""
+    value = given.get(name)
+    if absent(value) or value == "":
         return ()
     if isinstance(value, str):
         return (value,)
@@ -149,7 +181,7 @@ def _strings(given: Members, name: str) -> tuple[str, ...]:
 
 def _pairs(given: Members, name: str) -> tuple[tuple[str, str], ...]:
     value = given.get(name)
-    if _absent(value):
+    if absent(value):
         return ()
     if not isinstance(value, dict):
         raise Refused(wrong_type(name, "an object of strings"))
@@ -162,7 +194,7 @@ def _pairs(given: Members, name: str) -> tuple[tuple[str, str], ...]:
 
 def _tags(given: Members) -> tuple[Tag, ...]:
     value = given.get("tags")
-    if _absent(value):
+    if absent(value):
         return ()
     if not isinstance(value, list):
         raise Refused(wrong_type("tags", "an array of objects with name and value"))
@@ -187,7 +219,7 @@ def _tags(given: Members) -> tuple[Tag, ...]:
 
 def _attachments(given: Members) -> tuple[Attachment, ...]:
     value = given.get("attachments")
-    if _absent(value):
+    if absent(value):
         return ()
     if not isinstance(value, list):
         raise Refused(wrong_type("attachments", "an array of objects"))
@@ -200,7 +232,7 @@ def _attachments(given: Members) -> tuple[Attachment, ...]:
 def _attachment(field: str, item: object) -> Attachment:
     if not isinstance(item, dict):
         raise Refused(wrong_type(field, "an object"))
-    if not _absent(item.get("path")):
+    if not absent(item.get("path")):
         raise Refused(not_built_yet(f"{field}.path"))
     texts: dict[str, str | None] = {}
     for name in ("filename", "content", "content_type", "contentType", "content_id"):

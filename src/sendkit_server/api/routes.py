@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from sendkit_server.api import about, domains, emails, health, schema, suppressions
+from sendkit_server.api import about, api_keys, domains, emails, health, schema, suppressions
 from sendkit_server.api.http import Request, Response
 from sendkit_server.api.service import Service
 from sendkit_server.model.refusal import Refusal
@@ -108,6 +108,40 @@ ROUTES: tuple[Route, ...] = (
         "Take an address off the list, by id or address",
         schema.RemovedShape,
     ),
+    Route("GET", "/api-keys", "keys:read", api_keys.list_, "List API keys, never their secrets", schema.KeyList),
+    Route(
+        "POST",
+        "/api-keys",
+        "keys:write",
+        api_keys.create,
+        "Make an API key; only this reply has its secret",
+        schema.NewKeyShape,
+        schema.CreateKey,
+        statuses=(201,),
+    ),
+    Route("GET", "/api-keys/{id}", "keys:read", api_keys.read, "Read an API key", schema.KeyShape),
+    Route(
+        "PATCH",
+        "/api-keys/{id}",
+        "keys:write",
+        api_keys.rename,
+        "Rename an API key",
+        schema.RenamedKeyShape,
+        schema.RenameKey,
+    ),
+    Route(
+        "DELETE", "/api-keys/{id}", "keys:write", api_keys.revoke, "Revoke an API key at once", schema.RevokedKeyShape
+    ),
+    Route(
+        "POST",
+        "/api-keys/{id}/rotate",
+        "keys:write",
+        api_keys.rotate,
+        "Make a new key with the same rights; the old one ends after the overlap",
+        schema.NewKeyShape,
+        schema.RotateKey,
+        statuses=(201,),
+    ),
     Route("GET", "/health", None, health.health, "The process lives", schema.HealthShape),
     Route("GET", "/ready", None, health.ready, "The process can serve", schema.ReadyShape),
     Route("GET", "/metrics", None, health.metrics, "Prometheus metrics"),
@@ -128,8 +162,6 @@ ROUTES: tuple[Route, ...] = (
     _later("PATCH", "/domains/{id}", "domains:write"),
     _later("DELETE", "/domains/{id}", "domains:write"),
     _later("POST", "/domains/{id}/verify", "domains:write"),
-    _later("GET", "/api-keys", "keys:read"),
-    _later("POST", "/api-keys", "keys:write"),
     _later("GET", "/templates", "templates:read"),
     _later("POST", "/templates", "templates:write"),
     _later("GET", "/contacts", "contacts:read"),

@@ -245,6 +245,79 @@ class DomainShape(Shape):
     updated_at: str
 
 
+class KeyShape(Shape):
+    """An API key, without its secret. permission: the preset that its permissions are, else `custom`."""
+
+    id: str
+    name: str
+    prefix: str
+    permission: Literal["full", "send", "read", "custom"]
+    permissions: list[str]
+    test: bool
+    domain_id: str | None
+    domain_ids: list[str]
+    senders: list[str]
+    recipient_domains: list[str]
+    networks: list[str]
+    daily_limit: int | None
+    rewrite_from: bool
+    shadow: bool
+    status: Literal["active", "expired"]
+    expires_at: str | None
+    last_used_at: str | None
+    created_at: str
+
+
+class NewKeyShape(KeyShape):
+    """A new key. token: its secret, which no other reply has."""
+
+    token: str
+
+
+class RenamedKeyShape(KeyShape):
+    """As it is now."""
+
+    object: str
+
+
+class RevokedKeyShape(Shape):
+    """The key is dead on every connection."""
+
+    object: str
+    id: str
+    deleted: bool
+
+
+class CreateKey(msgspec.Struct):
+    """permission or permissions; the rest restricts the key. networks: CIDR.  daily_limit: recipients a UTC day."""
+
+    name: str
+    permission: str | None = None
+    permissions: list[str] | None = None
+    domain_id: str | None = None
+    domain_ids: list[str] | None = None
+    senders: list[str] | None = None
+    recipient_domains: list[str] | None = None
+    networks: list[str] | None = None
+    daily_limit: int | None = None
+    rewrite_from: bool | None = None
+    shadow: bool | None = None
+    test: bool | None = None
+    expires_at: str | None = None
+
+
+class RenameKey(msgspec.Struct):
+    """Another name."""
+
+    name: str
+
+
+class RotateKey(msgspec.Struct):
+    """overlap: how long the old key still works, such as 24h (the default), 30m or 7d; 0s: not at all."""
+
+    overlap: str | None = None
+
+
 class LinksShape(Shape):
     """Absolute URLs of other pages."""
 
@@ -272,6 +345,16 @@ class EmailList(Shape):
     object: str
     has_more: bool
     data: list[EmailShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class KeyList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[KeyShape]
     links: LinksShape
     meta: MetaShape
 

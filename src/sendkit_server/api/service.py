@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sendkit_server.accept import Acceptor
+from sendkit_server.api.http import Request
 from sendkit_server.events.metrics import Metrics
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey
@@ -52,6 +55,11 @@ class Service:
         self.used = used
         self.refresh_metrics = refresh_metrics
         self.routes: Sequence[Any] = ()
+
+    def actor(self, request: Request) -> Actor:
+        """Who asks for a change."""
+        assert request.key is not None
+        return Actor(request.key.id, self.clock(), os.urandom)
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs something long off the loop."""

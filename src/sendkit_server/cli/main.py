@@ -21,7 +21,7 @@ from sendkit_server.cli.logs import configure_logging
 from sendkit_server.cli.queue import queue
 from sendkit_server.cli.routes import routes
 from sendkit_server.cli.suppressions import suppressions
-from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load
+from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load, parse_duration_ms
 
 MANY_FILES = 65_536
 
@@ -123,7 +123,7 @@ def config() -> None:
 
 @cli.group()
 def keys() -> None:
-    """API keys: create, list, revoke."""
+    """API keys: create, rotate, list, revoke."""
 
 
 @keys.command("create")
@@ -131,14 +131,31 @@ def keys() -> None:
 @click.option(
     "--permission", default="full", show_default=True, help="full, send, read, or a comma list (emails:send,…)."
 )
-@click.option("--domain", help="The only domain it may send from.")
+@click.option("--domain", "domains", multiple=True, help="A domain that it may send from; repeat it for more.")
+@click.option("--sender", "senders", multiple=True, help="A From address that it may use, or *@example.com.")
+@click.option("--to", "recipient_domains", multiple=True, help="A domain that it may send to.")
+@click.option("--network", "networks", multiple=True, help="Where it may be used from, such as 192.0.2.0/24.")
+@click.option("--daily-limit", type=click.IntRange(1), help="Recipients a UTC day.")
+@click.option("--rewrite-from", is_flag=True, help="A From that it may not use becomes its --sender.")
+@click.option("--shadow", is_flag=True, help="Everything is done and reported, nothing is delivered.")
+@click.option("--expires-in", help="90d, 24h, 30m: then it ends.")
 @click.option("--test", is_flag=True, help="A test key: everything works, nothing leaves.")
 @TEAM
 @AS_JSON
-def create_key(name: str, permission: str, domain: str | None, test: bool, team: str, as_json: bool) -> None:
+def create_key(expires_in: str | None, as_json: bool, **arguments: Any) -> None:
     """Make a key and print it, once."""
-    arguments = {"name": name, "permission": permission, "domain": domain, "test": test, "team": team}
-    result = acted("keys.create", arguments)
+    result = acted("keys.create", {**arguments, "expires_in_ms": _milliseconds(expires_in)})
+    click.echo(json.dumps(result) if as_json else result["token"])
+
+
+@keys.command("rotate")
+@click.argument("key_id")
+@click.option("--overlap", default="24h", show_default=True, help="How long the old key still works; 0s: not at all.")
+@TEAM
+@AS_JSON
+def rotate_key(key_id: str, overlap: str, team: str, as_json: bool) -> None:
+    """Make a new key with the same rights and print it; the old one ends after the overlap."""
+    result = acted("keys.rotate", {"id": key_id, "overlap_ms": _milliseconds(overlap), "team": team})
     click.echo(json.dumps(result) if as_json else result["token"])
 
 
@@ -153,6 +170,7 @@ def list_keys(team: str, as_json: bool) -> None:
         as_json,
         lambda key: (
             f"{key['id']}  {key['prefix']}…  {key['permission']:<7} {key['last_used_at'] or 'never used':<20} {key['name']}"
+            + _bounds(key)
         ),
         "There are no keys; make one with `sendkit keys create --name NAME`.",
     )
@@ -165,6 +183,26 @@ def revoke_key(key_id: str, team: str) -> None:
     """Revoke a key at once, on every open connection."""
     acted("keys.revoke", {"id": key_id, "team": team})
     click.echo(f"{key_id} is revoked.")
+
+
+def _bounds(key: dict[str, Any]) -> str:
+    """What restricts a key, in short."""
+    found = ["expired"] if key["status"] == "expired" else []
+    found += [f"from {', '.join(key['senders'])}"] if key["senders"] else []
+    found += [f"to {', '.join(key['recipient_domains'])}"] if key["recipient_domains"] else []
+    found += [f"in {', '.join(key['networks'])}"] if key["networks"] else []
+    found += [f"{key['daily_limit']} a day"] if key["daily_limit"] else []
+    found += [word for word in ("rewrite_from", "shadow") if key[word]]
+    return f"  ({'; '.join(found)})" if found else ""
+
+
+def _milliseconds(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return parse_duration_ms(text)
+    except ValueError as error:
+        raise click.ClickException(f"{text!r}: {error}") from None
 
 
 @cli.group()

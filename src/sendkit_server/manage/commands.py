@@ -13,6 +13,7 @@ import msgspec
 
 from sendkit_server.events.bounces import Returns
 from sendkit_server.manage import domains, inbox, keys, nodes, queue, suppressions
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError
@@ -25,6 +26,7 @@ from sendkit_server.store.store import Store
 
 Json = dict[str, Any]
 SUPPRESSIONS_A_PAGE = 100
+MAX_KEYS = 10_000
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -37,6 +39,10 @@ class Context(msgspec.Struct, frozen=True):
     entropy: Callable[[int], bytes]
     routes: Callable[[], list[Json]]
     count_inbound: Callable[[str], None] = lambda kind: None
+
+    def actor(self) -> Actor:
+        """Whoever may use the command line."""
+        return Actor("cli", self.clock(), self.entropy)
 
 
 def returns_of(store: Store, clock: Callable[[], Instant], count: Callable[[str], None]) -> Returns:
@@ -62,39 +68,42 @@ async def _list_routes(context: Context, team_id: int, arguments: Mapping[str, A
 
 
 async def _create_key(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    created = await keys.create_key(
-        context.store,
-        team_id,
+    expires_in_ms = arguments.get("expires_in_ms")
+    wish = keys.KeyWish(
         arguments["name"],
         arguments["permission"],
-        test=arguments["test"],
-        domain=arguments.get("domain"),
-        now=context.clock(),
-        entropy=context.entropy,
+        arguments["test"],
+        domains=tuple(arguments.get("domains") or ()),
+        senders=tuple(arguments.get("senders") or ()),
+        recipient_domains=tuple(arguments.get("recipient_domains") or ()),
+        networks=tuple(arguments.get("networks") or ()),
+        daily_limit=arguments.get("daily_limit"),
+        rewrite_from=bool(arguments.get("rewrite_from")),
+        shadow=bool(arguments.get("shadow")),
+        expires_at=None if expires_in_ms is None else context.clock() + expires_in_ms,
     )
+    return _with_secret(await keys.create_key(context.store, team_id, wish, context.actor()))
+
+
+def _with_secret(created: keys.CreatedKey) -> Json:
     return {"id": created.key.id, "name": created.key.name, "token": created.secret}
 
 
+async def _rotate_key(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    overlap_ms = arguments["overlap_ms"]
+    created = await keys.rotate_key(context.store, team_id, arguments["id"], overlap_ms, context.actor())
+    if created is None:
+        raise ManageError(f"there is no key {arguments['id']}; `sendkit keys list` shows all")
+    return _with_secret(created)
+
+
 async def _list_keys(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    found = await keys.list_keys(context.store, team_id)
-    return {
-        "data": [
-            {
-                "id": row.id,
-                "name": row.name,
-                "prefix": row.prefix,
-                "permission": keys.permission_word(row.permissions),
-                "test": row.test,
-                "created_at": api_time(row.created_at),
-                "last_used_at": api_time(row.last_used_at),
-            }
-            for row in found
-        ]
-    }
+    found, _ = await keys.list_keys(context.store, team_id, 0, MAX_KEYS)
+    return {"data": [keys.worded(row, context.clock()) for row in found]}
 
 
 async def _revoke_key(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    if not await keys.revoke_key(context.store, team_id, arguments["id"], context.clock()):
+    if not await keys.revoke_key(context.store, team_id, arguments["id"], context.actor()):
         raise ManageError(f"there is no key {arguments['id']}; `sendkit keys list` shows all")
     return {"id": arguments["id"], "deleted": True}
 
@@ -278,6 +287,7 @@ def _domain(found: Domain) -> Json:
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
     "routes.list": _list_routes,
     "keys.create": _create_key,
+    "keys.rotate": _rotate_key,
     "keys.list": _list_keys,
     "keys.revoke": _revoke_key,
     "domains.add": _add_domain,

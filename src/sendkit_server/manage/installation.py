@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from sendkit_server.manage.keys import ManageError, create_key
+from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.keys import KeyWish, ManageError, create_key
 from sendkit_server.model.instant import Instant
 from sendkit_server.store.files import read_text, write_file
 from sendkit_server.store.queries import keys as queries
@@ -48,6 +49,6 @@ async def dev_key(store: Store, path: Path, now: Instant, entropy: Callable[[int
         return kept
     team_id = await store.read(lambda connection: queries.team_id(connection, DEFAULT_TEAM))
     assert team_id is not None
-    created = await create_key(store, team_id, "development", "full", test=True, domain=None, now=now, entropy=entropy)
+    created = await create_key(store, team_id, KeyWish("development", test=True), Actor("server", now, entropy))
     write_file(path, created.secret.encode() + b"\n")
     return created.secret

@@ -14,7 +14,9 @@ from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.service import Service
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.manage import domains, keys
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.keys import KeyWish
 from sendkit_server.model.mail import Warning_
 from sendkit_server.store.store import Store, open_store
 from sendkit_server.store.values import Job
@@ -91,11 +93,12 @@ class Api:
         )  # fmt: skip
         self.door = HttpDoor(service)
 
-    async def make_key(self, permission: str = "full", *, test: bool = False, domain: str | None = None) -> str:
-        made = await keys.create_key(
-            self.store, 1, "k", permission, test=test, domain=domain, now=NOW, entropy=os.urandom
-        )
-        return made.secret
+    async def make_key(
+        self, permission: str = "full", *, test: bool = False, domain: str | None = None, team: int = 1, **more: object
+    ) -> str:
+        """more: as in KeyWish."""
+        wish = KeyWish("k", permission, test, domains=() if domain is None else (domain,), **more)  # type: ignore[arg-type]
+        return (await keys.create_key(self.store, team, wish, Actor("tests", NOW, os.urandom))).secret
 
     async def call(
         self,

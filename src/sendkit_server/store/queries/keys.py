@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from sendkit_server.model.instant import Instant
 from sendkit_server.store.queries.rows import AnyRow
@@ -22,10 +22,31 @@ def insert_key(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(insert(api_key).values(**values))
 
 
-def list_keys(connection: Connection, of_team: int) -> Sequence[AnyRow]:
-    """A team's keys that are not revoked, newest first."""
-    query = select(api_key).where(api_key.c.team_id == of_team, api_key.c.revoked_at.is_(None))
-    return connection.execute(query.order_by(api_key.c.id.desc())).all()
+def list_keys(connection: Connection, of_team: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
+    """A page of a team's keys that are not revoked, newest first, and how many there are."""
+    living = (api_key.c.team_id == of_team, api_key.c.revoked_at.is_(None))
+    total = connection.execute(select(func.count()).select_from(api_key).where(*living)).scalar_one()
+    query = select(api_key).where(*living).order_by(api_key.c.id.desc()).offset(offset).limit(limit)
+    return connection.execute(query).all(), total
+
+
+def find_key(connection: Connection, of_team: int, key_id: str) -> AnyRow | None:
+    """A key that is not revoked."""
+    query = select(api_key).where(api_key.c.team_id == of_team, api_key.c.id == key_id, api_key.c.revoked_at.is_(None))
+    return connection.execute(query).one_or_none()
+
+
+def rename_key(connection: Connection, of_team: int, key_id: str, name: str) -> bool:
+    """False when the team has no such living key."""
+    living = (api_key.c.team_id == of_team, api_key.c.id == key_id, api_key.c.revoked_at.is_(None))
+    return connection.execute(update(api_key).where(*living).values(name=name)).rowcount == 1
+
+
+def end_key(connection: Connection, of_team: int, key_id: str, at: Instant) -> None:
+    """Lets a key expire."""
+    connection.execute(
+        update(api_key).where(api_key.c.team_id == of_team, api_key.c.id == key_id).values(expires_at=at)
+    )
 
 
 def revoke_key(connection: Connection, of_team: int, key_id: str, at: Instant) -> bool:

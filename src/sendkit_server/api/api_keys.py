@@ -1,0 +1,117 @@
+"""API keys: made, shown once, listed, renamed, rotated, revoked."""
+
+from __future__ import annotations
+
+import re
+
+from sendkit_server.api import payload
+from sendkit_server.api.http import Request, Response, json_response, listed, page
+from sendkit_server.api.service import Service
+from sendkit_server.manage import keys
+from sendkit_server.manage.keys import CreatedKey, KeyWish
+from sendkit_server.model.instant import DAY_MS
+from sendkit_server.model.refusal import Refusal, Refused, invalid, required
+
+_NOT_FOUND = Refusal("not_found", "API key not found.", 404)
+_RESEND = {"full_access": "full", "sending_access": "send"}
+_OVERLAP = re.compile(r"([0-9]{1,6})\s*(s|m|h|d)")
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+
+
+async def list_(service: Service, request: Request) -> Response | Refusal:
+    """GET /api-keys"""
+    query = request.query()
+    current, per_page = page(query)
+    rows, total = await keys.list_keys(service.store, request.team_id, (current - 1) * per_page, per_page)
+    data = [keys.worded(row, service.clock()) for row in rows]
+    return json_response(listed(f"{service.public_url}/api-keys", query, data, total, False))
+
+
+async def read(service: Service, request: Request) -> Response | Refusal:
+    """GET /api-keys/{id}"""
+    found = await keys.show_key(service.store, request.team_id, request.path_args[0])
+    return _NOT_FOUND if found is None else json_response(keys.worded(found, service.clock()))
+
+
+async def create(service: Service, request: Request) -> Response | Refusal:
+    """POST /api-keys: the only answer that has the secret, as `token`"""
+    wish = _wish(payload.members(request.headers, request.body))
+    created = await keys.create_key(service.store, request.team_id, wish, service.actor(request), request.key)
+    return await _with_token(service, request, created)
+
+
+async def rename(service: Service, request: Request) -> Response | Refusal:
+    """PATCH /api-keys/{id}"""
+    name = payload.string(payload.members(request.headers, request.body), "name")
+    if name is None:
+        return required("name")
+    found = await keys.rename_key(service.store, request.team_id, request.path_args[0], name, service.actor(request))
+    if found is None:
+        return _NOT_FOUND
+    return json_response({"object": "api_key", **keys.worded(found, service.clock())})
+
+
+async def rotate(service: Service, request: Request) -> Response | Refusal:
+    """POST /api-keys/{id}/rotate: a new key with the same rights; the old one ends after the overlap"""
+    assert request.key is not None
+    overlap_ms = _overlap(payload.string(payload.members(request.headers, request.body), "overlap"))
+    found = await keys.show_key(service.store, request.team_id, request.path_args[0])
+    if found is None:
+        return _NOT_FOUND
+    keys.check_grantor(request.key, keys.key_of(found).permissions, test=found.test)
+    actor = service.actor(request)
+    created = await keys.rotate_key(service.store, request.team_id, request.path_args[0], overlap_ms, actor)
+    return _NOT_FOUND if created is None else await _with_token(service, request, created)
+
+
+async def revoke(service: Service, request: Request) -> Response | Refusal:
+    """DELETE /api-keys/{id}"""
+    key_id = request.path_args[0]
+    if not await keys.revoke_key(service.store, request.team_id, key_id, service.actor(request)):
+        return _NOT_FOUND
+    return json_response({"object": "api_key", "id": key_id, "deleted": True})
+
+
+async def _with_token(service: Service, request: Request, created: CreatedKey) -> Response:
+    row = await keys.show_key(service.store, request.team_id, created.key.id)
+    assert row is not None
+    return json_response({**keys.worded(row, service.clock()), "token": created.secret}, 201)
+
+
+def _wish(given: payload.Members) -> KeyWish:
+    name = payload.string(given, "name")
+    if name is None:
+        raise Refused(required("name"))
+    domain_id = payload.string(given, "domain_id")
+    return KeyWish(
+        name,
+        _permissions(given),
+        payload.boolean(given, "test") or False,
+        domains=payload.strings(given, "domain_ids") or (() if domain_id is None else (domain_id,)),
+        senders=payload.strings(given, "senders"),
+        recipient_domains=payload.strings(given, "recipient_domains"),
+        networks=payload.strings(given, "networks"),
+        daily_limit=payload.whole(given, "daily_limit"),
+        rewrite_from=payload.boolean(given, "rewrite_from") or False,
+        shadow=payload.boolean(given, "shadow") or False,
+        expires_at=payload.moment(given, "expires_at"),
+    )
+
+
+def _permissions(given: payload.Members) -> str:
+    several = payload.strings(given, "permissions")
+    if several:
+        return ",".join(several)
+    one = payload.string(given, "permission")
+    if one is None:
+        raise Refused(required("permission"))
+    return _RESEND.get(one, one)
+
+
+def _overlap(text: str | None) -> int:
+    if text is None:
+        return DAY_MS
+    found = _OVERLAP.fullmatch(text.strip())
+    if found is None:
+        raise Refused(invalid("The overlap field must be a number and a unit, such as 24h, 30m or 7d.", "overlap"))
+    return int(found[1]) * _UNITS_MS[found[2]]

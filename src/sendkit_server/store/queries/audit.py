@@ -1,0 +1,24 @@
+"""The audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select
+
+from sendkit_server.store.queries.rows import AnyRow
+from sendkit_server.store.schema import audit
+
+
+def insert_row(connection: Connection, row: dict[str, Any]) -> None:
+    """Adds a row."""
+    connection.execute(insert(audit).values(row))
+
+
+def list_rows(connection: Connection, team_id: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
+    """A page of a team's changes, newest first, and how many there are."""
+    mine = audit.c.team_id == team_id
+    total = connection.execute(select(func.count()).select_from(audit).where(mine)).scalar_one()
+    query = select(audit).where(mine).order_by(audit.c.id.desc()).offset(offset).limit(limit)
+    return connection.execute(query).all(), total
