@@ -20,6 +20,7 @@ from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.cli.queue import queue
 from sendkit_server.cli.suppressions import suppressions
+from sendkit_server.cli.tls import tls
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load
 
 MANY_FILES = 65_536
@@ -41,6 +42,7 @@ for _command in CARRYING:
 cli.add_command(inbound)
 cli.add_command(queue)
 cli.add_command(suppressions)
+cli.add_command(tls)
 
 
 def _settings(overrides: dict[str, str] | None = None) -> Settings:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from ipaddress import ip_network
 from typing import Protocol
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver.connection import Greeter
@@ -29,6 +30,8 @@ from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
+from sendkit_server.deliver.tls_counts import Session
+from sendkit_server.deliver.tls_policy import NO_POLICY, POLICY_REASONS, Policy, Security, TlsPolicies
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Message, Priority
 from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
@@ -83,8 +86,12 @@ class Deliverer:
         ownership: Ownership | None = None,
         suppressed: SuppressedAddresses | None = None,
         idle_look_s: float = IDLE_LOOK_S,
+        tls: TlsPolicies | None = None,
     ) -> None:
-        """idle_look_s: how often the store is looked at when nothing is due and nobody said so."""
+        """tls: what recipients' domains demand; None: nothing.
+
+        idle_look_s: how often the store is looked at when nothing is due and nobody said so.
+        """
         self._ownership: Ownership = ownership or Alone()
         self._idle_look_s = idle_look_s
         self._share: Share | None = Share()
@@ -131,9 +138,17 @@ class Deliverer:
             fault=self.fault,
             doors=doors,
         )
-        self._dialer = Dialer(resolver, TlsClient(settings.ca_file), settings.timeouts, clock, self._ownership.holds)
+        self._tls = tls or TlsPolicies()
+        self._dialer = Dialer(
+            resolver,
+            TlsClient(settings.ca_file),
+            settings.timeouts,
+            clock,
+            self._ownership.holds,
+            self._tls.dnssec,
+        )
         self._lanes: dict[object, Lane] = {}
-        self._lane_of: dict[str, tuple[MailHosts, Lane]] = {}  # of mail that takes whatever TLS it gets
+        self._lane_of: dict[str, tuple[MailHosts, Lane, Policy]] = {}  # of mail that takes whatever TLS it gets
         self._resolving: dict[str, list[Parcel]] = {}
         self._foreseen: dict[tuple[str, str], Parcel] = {}  # not offered yet, by message and site
         self._tasks: set[asyncio.Task[None]] = set()
@@ -382,9 +397,9 @@ class Deliverer:
 
     def _dispatch_direct(self, parcel: Parcel) -> None:
         domain = parcel.jobs[0].site
-        hosts = self._resolver.known_mail_hosts(domain)
-        if hosts is not None:
-            self._lead(parcel, domain, hosts)
+        hosts, policy = self._resolver.known_mail_hosts(domain), self._tls.known(domain)
+        if hosts is not None and policy is not None:
+            self._lead(parcel, domain, hosts, policy)
             return
         waiting = self._resolving.get(domain)
         if waiting is not None:
@@ -395,48 +410,55 @@ class Deliverer:
 
     async def _resolve(self, domain: str) -> None:
         hosts: MailHosts | DnsProblem
+        policy = NO_POLICY
         try:
             hosts = await self._resolver.mail_hosts(domain)
+            if not isinstance(hosts, DnsProblem):
+                policy = await self._tls.of(domain)
         except Exception as error:
             self.fault("delivery.fault", error)
             hosts = DnsProblem(DnsTrouble.UNAVAILABLE, f"looking up {domain} failed on this server")
         for parcel in self._resolving.pop(domain, ()):
-            self._lead(parcel, domain, hosts)
+            self._lead(parcel, domain, hosts, policy)
 
-    def _lead(self, parcel: Parcel, domain: str, hosts: MailHosts | DnsProblem) -> None:
+    def _lead(self, parcel: Parcel, domain: str, hosts: MailHosts | DnsProblem, policy: Policy) -> None:
         if isinstance(hosts, DnsProblem):
             self._no_way(parcel, domain_trouble(hosts))
             return
+        if policy.trouble is not None:
+            self._no_way(parcel, policy.trouble)
+            return
+        parcel.notes = policy.notes
         strict = parcel.message.require_tls
         known = self._lane_of.get(domain)
-        if known is not None and known[0] is hosts and not strict:
+        if known is not None and known[0] is hosts and known[2] is policy and not strict:
             known[1].put(parcel)
             return
-        others = before_ourselves(hosts, self._settings.hostname)
+        others = before_ourselves(policy.hosts or hosts, self._settings.hostname)
         if not others:
             self._no_way(parcel, LOOPS_BACK)
             return
+        lane = self._direct_lane(others, policy.security(others, strict=strict))
         if strict:
-            self._direct_lane(others, strict=True).put(parcel)
+            lane.put(parcel)
             return
-        lane = self._direct_lane(others, strict=False)
         if len(self._lane_of) >= KNOWN_DOMAINS:
             self._forget_domains()
         lane.domains.add(domain)
-        self._lane_of[domain] = (hosts, lane)
+        self._lane_of[domain] = (hosts, lane, policy)
         lane.put(parcel)
 
-    def _direct_lane(self, hosts: MailHosts, *, strict: bool) -> Lane:
-        """strict: only over TLS with a certificate that proves the host's name. Such mail has lanes of its own, so that a
-        host which cannot prove its name holds up only what asks for that."""
-        key = frozenset(hosts), strict
+    def _direct_lane(self, hosts: MailHosts, security: Security) -> Lane:
+        """Mail of which more is asked than of other mail has lanes of its own, so that a host which cannot satisfy that
+        holds up only what asks for it."""
+        key = frozenset(hosts), security
         lane = self._lanes.get(key)
         if lane is None:
-            wish = TlsWish.REQUIRED if strict else TlsWish.OFFERED
-            greeter = Greeter(self._settings.hostname, wish, verified=strict)
+            wish = TlsWish.REQUIRED if security.verified else TlsWish.OFFERED
+            greeter = Greeter(self._settings.hostname, wish, verified=security.verified)
             # Named alike on every node, however DNS shuffles hosts of one preference: a site's shares go by its name.
             name = min((mx.preference, mx.host) for mx in hosts)[1]
-            site = Site(name, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter)
+            site = Site(name, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter, security)
             lane = self._lanes[key] = self._new_lane(site, Direct(), self._guard, self._receivers.of(name))
         return lane
 
@@ -489,9 +511,18 @@ class Deliverer:
     def unreachable(
         self, parcel: Parcel, route: Route, none: NoConnection, pause_ends: Instant, *, tried: bool
     ) -> None:
-        """A lane's site takes no connection: the next route takes over, or the parcel waits and says why."""
-        if not parcel.message.capture and parcel.route + 1 < len(self._settings.routes):
+        """A lane's site takes no connection: the next route takes over, or the parcel waits and says why.
+
+        No other route takes over what a policy about TLS keeps here: it might say the same thing in clear.
+        """
+        is_policy = none.outcome.reason in POLICY_REASONS
+        if is_policy:
+            outcome = self._tls.explained(parcel.jobs[0].site, none.outcome)
+            none = msgspec.structs.replace(none, outcome=outcome)
+        if not parcel.message.capture and parcel.route + 1 < len(self._settings.routes) and not is_policy:
             parcel.route += 1
+            parcel.before += parcel.notes
+            parcel.notes = ()
             parcel.before += none.transcript if tried else (Exchange(0, "*", _passed_over(route, none)),)
             self._dispatch(parcel)
             return
@@ -576,6 +607,10 @@ class Deliverer:
         delays = self._settings.retry.delays_ms
         pause = min(delays[min(failures, len(delays)) - 1], self._settings.longest_lane_pause_ms)
         return round(pause * (0.9 + 0.1 * self._random()))
+
+    def count_sessions(self, domain: str, sessions: Sequence[Session]) -> None:
+        """How connections for a domain's mail were secured."""
+        self._tls.count(domain, sessions)
 
     def return_path(self, parcel: Parcel) -> str:
         """The envelope's sender."""

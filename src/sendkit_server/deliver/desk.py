@@ -40,6 +40,7 @@ class Parcel:
         "jobs",
         "keys",
         "message",
+        "notes",
         "offered",
         "prepared",
         "requeued",
@@ -54,6 +55,7 @@ class Parcel:
         self.size_bytes = job.size_bytes
         self.route = 0  # its place in the chain
         self.before: tuple[Exchange, ...] = ()  # what routes before this one came to, for the transcript
+        self.notes: tuple[Exchange, ...] = ()  # by which policies it is sent, for the transcript
         self.composed: Composed | None = None
         self.keys: Sequence[DkimKey] = ()
         # Of one that was foreseen: what of the two that it waits for has happened.
@@ -66,6 +68,8 @@ class Parcel:
         self.jobs += other.jobs
         self.addresses += other.addresses
         self.size_bytes += other.size_bytes
+        if other.notes != self.notes:
+            self.notes += tuple(note for note in other.notes if note not in self.notes)
 
     def part(self, leaves: Callable[[Job, Recipient], bool]) -> list[Job]:
         """Let recipients leave: the jobs of those that do. A job of which only some leave becomes two."""
