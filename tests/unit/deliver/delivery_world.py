@@ -15,6 +15,7 @@ from sinks import DnsServer
 from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver import Deliverer, DeliverySettings, Timeouts
+from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.model.address import Mailbox, parse_address
 from sendkit_server.model.mail import Content, Door, Message, PartsContent, Priority, Recipient, Role
 from sendkit_server.model.retry import RetryPolicy
@@ -161,7 +162,13 @@ class SuppressedList:
 class World:
     """Everything at hand. now: the clock, in milliseconds."""
 
-    def __init__(self, dns: DnsServer, settings: DeliverySettings, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        dns: DnsServer,
+        settings: DeliverySettings,
+        pool: ThreadPoolExecutor,
+        policies: Callable[[World], TlsPolicies] | None = None,
+    ) -> None:
         self.now = 1_800_000_000_000
         self.dns = dns
         self.log = Log()
@@ -178,6 +185,7 @@ class World:
             random=lambda: 0.5,
             log=cast("FilteringBoundLogger", self.log),
             suppressed=self.suppressed,
+            tls=policies(self) if policies else None,
         )
 
     def job(self, *addresses: str, content: Content = TEXT, capture: bool = False) -> Job:
@@ -214,9 +222,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    zone: dict[str, object], mx_port: int = 25, *, timeouts: Timeouts = FAST, **settings: object
+    zone: dict[str, object],
+    mx_port: int = 25,
+    *,
+    timeouts: Timeouts = FAST,
+    authentic: Iterable[str] = (),
+    policies: Callable[[World], TlsPolicies] | None = None,
+    **settings: object,
 ) -> AsyncIterator[World]:
-    """A running deliverer. Further settings as in DeliverySettings."""
+    """A running deliverer. authentic: as in DnsServer.  policies: makes what it knows of TLS, from its resolver and clock.
+    Further settings as in DeliverySettings."""
     arguments: dict[str, object] = {
         "hostname": "out.test",
         "mx_port": mx_port,
@@ -227,8 +242,8 @@ async def world(
         **settings,
     }
     with ThreadPoolExecutor(2) as pool:
-        async with DnsServer(zone) as dns:  # type: ignore[arg-type]
-            made = World(dns, DeliverySettings(**arguments), pool)  # type: ignore[arg-type]
+        async with DnsServer(zone, authentic=authentic) as dns:  # type: ignore[arg-type]
+            made = World(dns, DeliverySettings(**arguments), pool, policies)  # type: ignore[arg-type]
             running = asyncio.create_task(made.deliverer.run())
             try:
                 yield made
