@@ -165,11 +165,13 @@ class StsPolicies:
 
     async def of(self, domain: str) -> Sts:
         """What is known of a domain. It is asked for when nothing is, and in the background when it is old."""
-        known = self._known.get(domain) or await self._from_store(domain)
-        now = self._clock()
+        known, now = self._known.get(domain), self._clock()
         if known is not None and now < known.look_at:
             return known
-        if known is not None and known.binds(now):
+        if known is None or not known.binds(now):
+            # Perhaps another node, or this one before it was started anew, knows of a policy that binds.
+            known = await self._from_store(domain)
+        if known is not None:
             self._look(domain, known)
             return known
         task = self._look(domain, None)

@@ -133,8 +133,8 @@ class TlsPolicies:
             return outcome
         if self._sts is not None:
             self._sts.doubt(domain)
-        name = f"the MTA-STS policy of {domain} (enforce, id {policy.sts.binding.policy_id})"
-        return msgspec.structs.replace(outcome, text=f"Not sent, by {name}. {outcome.text}")
+        name = f"MTA-STS policy of {domain} (enforce, id {policy.sts.binding.policy_id})"
+        return msgspec.structs.replace(outcome, text=f"Kept back by the {name}. {outcome.text}")
 
     async def _authentic(self, domain: str) -> MailHosts | DnsProblem | None:
         return None if self.dnssec is None else await self.dnssec.mail_hosts(domain)

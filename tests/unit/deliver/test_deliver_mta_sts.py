@@ -200,6 +200,22 @@ async def test_it_binds_after_a_restart_with_the_web_server_and_dns_gone(tmp_pat
         assert await here.known() == ("1", None)
 
 
+async def test_what_another_node_has_fetched_binds_here_too(tmp_path):
+    async with domain(tmp_path) as here:
+        there = here.policies
+        here.announce()
+        assert await here.known() == (None, None)
+        here.announce("v=STSv1; id=1;")
+        here.restarted()
+        assert await here.known() == ("1", None)
+        here.announce()
+        here.now += LOOK_MS
+        here.policies = there
+        assert await here.known() == ("1", None)
+        await here.looked()
+        assert here.fetches == 1
+
+
 async def test_a_new_id_is_noticed_within_an_hour_and_nobody_waits_for_it(tmp_path):
     async with domain(tmp_path) as here:
         await here.known()
