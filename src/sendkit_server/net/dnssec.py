@@ -41,6 +41,8 @@ from sendkit_server.net.resolver import (
 from sendkit_server.wire.tlsa import Tlsa
 
 LOOPBACK = "loopback"
+# Docker's resolver in each container: on loopback, but it passes on what others say, their AD bit included.
+FORWARDERS = frozenset({"127.0.0.11"})
 MAX_RECORDS = 50
 
 
@@ -190,8 +192,9 @@ def trusted_servers(named: str, dns_servers: Sequence[str]) -> tuple[str, ...]:
     """The resolvers whose AD bit counts, from SENDKIT_DNSSEC_RESOLVERS. Empty: none, so there is no DANE.
 
     named: `loopback`, `none`, or a comma list of servers.  dns_servers: SENDKIT_DNS_SERVERS, empty for the system's.
-    loopback: those that delivery asks, if all of them are on this machine; with one elsewhere among them, an answer
-    that is not authentic would mean nothing. ValueError: a name in the list is no address.
+    loopback: those that delivery asks, if all of them are on this machine and none is known only to pass on what others
+    say; with one elsewhere among them, an answer that is not authentic would mean nothing. ValueError: a name in the
+    list is no address.
     """
     word = named.strip().lower()
     if word in ("", "none"):
@@ -214,4 +217,5 @@ def _of_the_system() -> tuple[str, ...]:
 
 
 def _is_loopback(server: str) -> bool:
-    return ipaddress.ip_address(parse_server(server).address).is_loopback
+    address = parse_server(server).address
+    return ipaddress.ip_address(address).is_loopback and address not in FORWARDERS
