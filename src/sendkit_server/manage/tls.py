@@ -15,14 +15,14 @@ from sendkit_server.store.store import Store
 MOST_DAYS = 400
 
 
-class TlsView(msgspec.Struct, frozen=True):
+class Shown(msgspec.Struct, frozen=True):
     """counts: rows of domain, policy, mx_host, result, sessions.  policies: MTA-STS, those that bind now."""
 
     counts: list[AnyRow]
     policies: list[StoredPolicy]
 
 
-async def show(store: Store, domain: str | None, days: int, now: Instant) -> TlsView:
+async def show(store: Store, domain: str | None, days: int, now: Instant) -> Shown:
     """The last days, today among them (UTC), of one recipient domain or (None) of all. ManageError: not a domain."""
     try:
         name = None if domain is None else ascii_domain(domain.strip())
@@ -33,4 +33,4 @@ async def show(store: Store, domain: str | None, days: int, now: Instant) -> Tls
     since = now - now % DAY_MS - (days - 1) * DAY_MS
     counts = await store.read(lambda connection: queries.sum_counts(connection, name, since))
     policies = await store.read(lambda connection: queries.list_policies(connection, name, now))
-    return TlsView(list(counts), policies)
+    return Shown(list(counts), policies)
