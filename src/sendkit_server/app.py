@@ -35,10 +35,13 @@ from sendkit_server.compose.signing import Signers
 from sendkit_server.config import PREFIX, Address, ConfigError, Settings, routing_of
 from sendkit_server.dashboard.door import Pages
 from sendkit_server.deliver.deliverer import Deliverer
+from sendkit_server.deliver.mta_sts import PolicyWeb, StsPolicies
 from sendkit_server.deliver.ownership import Share
 from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
-from sendkit_server.deliver.stored import DeliveryView
+from sendkit_server.deliver.stored import DeliveryView, TlsView
+from sendkit_server.deliver.tls_counts import TlsCounts
+from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.manage import commands, installation
 from sendkit_server.manage.certificates import local_certificate
@@ -49,8 +52,11 @@ from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey, Message, Priority
 from sendkit_server.model.outcome import Attempt, Result
 from sendkit_server.model.retry import RetryPolicy
+from sendkit_server.net.dnssec import Dnssec, trusted_servers
+from sendkit_server.net.guard import Guard
 from sendkit_server.net.listen import can_bind, listen, source_addresses
 from sendkit_server.net.resolver import Resolver
+from sendkit_server.net.tls_client import TlsClient
 from sendkit_server.net.tls_server import ServerTls
 from sendkit_server.smtp.door import SubmissionDoor
 from sendkit_server.smtp.inbound import InboundDoor
@@ -176,6 +182,8 @@ class App:
             self._spawn(self.deliverer.run(), "delivery")
             self._spawn(self._queue_watch.run(), "queue")
             self._spawn(self._port_25.run(), "probe")
+            self._spawn(self._sts.run(), "policies")
+            self._spawn(self._tls_counts.run(), "tls counts")
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._membership.run(), "membership")
         for name in self.settings.not_obeyed:
@@ -270,6 +278,7 @@ class App:
             ownership=self.store.lease,
             suppressed=self.store.suppressed,
             idle_look_s=IDLE_LOOK_ALONE_S if self.store.engine.exclusive else IDLE_LOOK_AMONG_OTHERS_S,
+            tls=self._tls_policies(),
         )
         self._port_25 = Port25Watch(settings, routes, self.deliverer)
         self._queue_watch = QueueWatch(self.store, self.deliverer, self._now)
@@ -283,6 +292,19 @@ class App:
         if missing := [address for address in named if address not in own]:
             log.warning("route.addresses_missing", addresses=missing, why="this machine cannot connect from them")
         return own
+
+    def _tls_policies(self) -> TlsPolicies:
+        """What recipients' domains demand of TLS, and how often it was had."""
+        settings, view = self.settings, TlsView(self.store)
+        ca_file = Path(settings.ca_file) if settings.ca_file else None
+        guard = Guard(settings.allow_private_networks, self._own_listeners())
+        web = PolicyWeb(self._resolver, TlsClient(ca_file), guard, settings.mta_sts_port)
+        random = Random().random  # noqa: S311 - spreads refreshes, guards nothing
+        self._sts = StsPolicies(self._resolver, web.fetch, view, clock=self._now, random=random)
+        self._tls_counts = TlsCounts(view.add_counts, self._now)
+        validating = trusted_servers(settings.dnssec_resolvers, settings.dns_servers)
+        dnssec = Dnssec(validating) if validating else None
+        return TlsPolicies(self._sts, dnssec, self._tls_counts, clock=self._now)
 
     def _prepare_membership(self) -> None:
         deliverer = self.deliverer
@@ -496,6 +518,10 @@ class App:
             task.remove_done_callback(self._ended)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._sts.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._tls_counts.flush()
         # Only when the heart has stopped: a beat after the farewell would begin a new incarnation.
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):

@@ -20,6 +20,7 @@ import msgspec
 from sendkit_server.deliver.pace import Limits
 from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.routing import Routing, parse_routing
+from sendkit_server.net.dnssec import trusted_servers
 
 T = TypeVar("T")
 
@@ -123,6 +124,22 @@ def parse_count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or int(text) < 1:
         raise ValueError("give a whole number from 1")
     return int(text)
+
+
+def parse_port(text: str) -> int:
+    """A port."""
+    if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or not 1 <= int(text) <= 65535:
+        raise ValueError("give a port, 1 to 65535")
+    return int(text)
+
+
+def parse_resolvers(text: str) -> str:
+    """`loopback`, `none` or nothing, or a comma list of `address` or `address:port`."""
+    try:
+        trusted_servers(text, ("127.0.0.1",))
+    except ValueError:
+        raise ValueError("give loopback, none, or addresses such as 127.0.0.1 or [::1]:5353") from None
+    return text.strip().lower() or "none"
 
 
 def parse_url(text: str) -> str:
@@ -275,7 +292,15 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "[[routing]] in sendkit.toml: domain, to or stream, and the route that such mail takes instead",
     ),
     Setting("dns_servers", parse_names, "none", "for delivery, such as 127.0.0.1:5353; none: the system's"),
-    Setting("mx_port", parse_count, "25", "for tests"),
+    Setting(
+        "dnssec_resolvers",
+        parse_resolvers,
+        "loopback",
+        "validating resolvers, such as 127.0.0.1, whose AD bit DANE trusts; loopback: those in use when all are on this "
+        "machine; none: no DANE",
+    ),
+    Setting("mx_port", parse_port, "25", "for tests"),
+    Setting("mta_sts_port", parse_port, "443", "for tests"),
     Setting(
         "probe_domains",
         parse_names,
@@ -326,10 +351,8 @@ NOT_BUILT = frozenset(
     {
         "auto_contacts",
         "block_disposable",
-        "dnssec_resolvers",
         "limits",
         "monthly_quota",
-        "mta_sts_port",
         "rate_limit",
         "trusted_proxies",
         "warmup",
@@ -396,6 +419,7 @@ def _knows_none(setting: Setting[Any]) -> bool:
         parse_receivers,
         parse_tables,
         parse_table_list,
+        parse_resolvers,
     )
 
 

@@ -4,17 +4,18 @@
     async with DnsServer(zone) as dns:
         resolver = Resolver([dns.address])
 
+Whoever asks for it is told that the answers for the names in `authentic` are (the AD bit of a validating resolver).
 A name that is not there does not exist. A Fault in place of the records, or of all of a name's types, is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TypeAlias
 
-from dnslib import RCODE, RR, DNSRecord
+from dnslib import QTYPE, RCODE, RR, DNSRecord
 
 
 class Fault(Enum):
@@ -35,7 +36,14 @@ Zone: TypeAlias = "dict[str, dict[str, Sequence[str]] | Fault]"
 class DnsServer:
     """See above. questions: (name, type) of each question, in order."""
 
-    def __init__(self, zone: Mapping[str, Mapping[str, Sequence[str]] | Fault], *, ttl_s: int = 300) -> None:
+    def __init__(
+        self,
+        zone: Mapping[str, Mapping[str, Sequence[str]] | Fault],
+        *,
+        ttl_s: int = 300,
+        authentic: Iterable[str] = (),
+    ) -> None:
+        self.authentic = set(authentic)
         self.zone: dict[str, Mapping[str, Sequence[str]] | Fault] = dict(zone)
         self.ttl_s = ttl_s
         self.questions: list[tuple[str, str]] = []
@@ -86,6 +94,11 @@ class DnsServer:
                 records = found.get(kind, [])
                 for record in records:
                     reply.add_answer(*RR.fromZone(f"{name}. {self.ttl_s} {kind} {record}"))
+                if kind != "CNAME" and "CNAME" in found:
+                    self._follow(reply, name, found["CNAME"][0], kind)
+        wants_to_know = any(record.rtype == QTYPE.OPT and record.edns_do for record in question.ar)
+        if wants_to_know and all(str(each).rstrip(".").lower() in self.authentic for each in _names(question, reply)):
+            reply.header.ad = 1
         packet: bytes = reply.pack()
         fault = found.get("!") if isinstance(found, Mapping) else None
         if fault is Fault.TRUNCATED and udp and records:
@@ -95,6 +108,12 @@ class DnsServer:
         if fault is Fault.WRONG_ID and udp:
             return [bytes([packet[0] ^ 0xFF]) + packet[1:], packet]
         return [packet]
+
+    def _follow(self, reply: DNSRecord, name: str, alias: str, kind: str) -> None:
+        reply.add_answer(*RR.fromZone(f"{name}. {self.ttl_s} CNAME {alias}"))
+        found = self.zone.get(alias.rstrip("."), {})
+        for record in found.get(kind, []) if isinstance(found, Mapping) else []:
+            reply.add_answer(*RR.fromZone(f"{alias} {self.ttl_s} {kind} {record}"))
 
     async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -120,7 +139,9 @@ class _Udp(asyncio.DatagramProtocol):
             self._transport.sendto(packet, address)
 
 
-def _type_name(number: int) -> str:
-    from dnslib import QTYPE
+def _names(question: DNSRecord, reply: DNSRecord) -> list[object]:
+    return [question.q.qname, *(record.rname for record in reply.rr)]
 
+
+def _type_name(number: int) -> str:
     return str(QTYPE[number])

@@ -58,7 +58,7 @@ class Session:
 
 
 class SmtpSink:
-    """See above. tls: a context to offer STARTTLS with; tls_from_start: to begin with."""
+    """See above. tls: a context to offer STARTTLS with, None to offer none; tls_from_start: to begin with."""
 
     def __init__(
         self,
@@ -79,14 +79,14 @@ class SmtpSink:
         self.sessions: list[Session] = []
         self.open_now = 0
         self.most_open = 0
-        self._tls = tls
+        self.tls = tls
         self._tls_from_start = tls_from_start
         self._times: dict[str, int] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> SmtpSink:
-        context = self._tls if self._tls_from_start else None
+        context = self.tls if self._tls_from_start else None
         self._server = await asyncio.start_server(
             self._serve, self.host, self.port, ssl=context, limit=2**20, backlog=512
         )
@@ -176,8 +176,8 @@ class _Talk:
                 await self.take(await self.reader.readexactly(int(argument.split()[0])))
             case "STARTTLS":
                 if (await self.say(verb, argument, "220 2.0.0 go ahead")).startswith(b"220"):
-                    assert self.sink._tls is not None
-                    await self.writer.start_tls(self.sink._tls)
+                    assert self.sink.tls is not None
+                    await self.writer.start_tls(self.sink.tls)
                     session.tls = True
             case "AUTH":
                 await self.authenticate(argument)
@@ -192,7 +192,7 @@ class _Talk:
 
     def hello(self) -> str:
         offered = ["sink.test", *self.sink.extensions]
-        if self.sink._tls is not None and not self.session.tls:
+        if self.sink.tls is not None and not self.session.tls:
             offered.append("STARTTLS")
         return "\n".join([*(f"250-{line}" for line in offered[:-1]), f"250 {offered[-1]}"])
 

@@ -55,7 +55,7 @@ def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
         ({"SENDKIT_BEHIND_PROXY": "maybe"}, "say yes or no"),
         ({"SENDKIT_RETRY_SCHEDULE": "1m,soon"}, "give a number and a unit"),
         ({"SENDKIT_ALLOW_PRIVATE_NETWORKS": "loopback"}, "allow_private_networks"),
-        ({"SENDKIT_MX_PORT": "0"}, "from 1"),
+        ({"SENDKIT_MX_PORT": "0"}, "give a port"),
         ({"SENDKIT_PUBLIC_URL": "mail.example.com"}, "absolute URL"),
         ({"SENDKIT_LOG_FORMAT": "xml"}, "auto, human, json"),
         ({"SENDKIT_ROLES": "http,cook"}, "deliver, http, inbound, smtp"),

@@ -21,6 +21,7 @@ from sendkit_server.cli.logs import configure_logging
 from sendkit_server.cli.queue import queue
 from sendkit_server.cli.routes import routes
 from sendkit_server.cli.suppressions import suppressions
+from sendkit_server.cli.tls import tls
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load, parse_duration_ms
 
 MANY_FILES = 65_536
@@ -43,6 +44,7 @@ cli.add_command(inbound)
 cli.add_command(queue)
 cli.add_command(routes)
 cli.add_command(suppressions)
+cli.add_command(tls)
 
 
 def _settings(overrides: dict[str, str] | None = None) -> Settings:

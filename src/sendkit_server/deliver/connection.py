@@ -10,15 +10,26 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Protocol, cast
 
 import msgspec
 
 from sendkit_server.deliver.settings import Timeouts
+from sendkit_server.deliver.tls_counts import Session
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
 from sendkit_server.net.connect import Target
-from sendkit_server.net.tls_client import TlsClient
+from sendkit_server.net.dane import dane_problem
+from sendkit_server.net.dnssec import HostTlsa
+from sendkit_server.net.tls_client import (
+    CertificateProblem,
+    TlsClient,
+    chain_of,
+    cipher_of,
+    described,
+    handshake_problem,
+)
 from sendkit_server.wire.smtp_client import (
     Capabilities,
     Login,
@@ -39,13 +50,14 @@ END_BYTES = 5  # CR LF . CR LF, or the last bytes of a BDAT chunk
 
 
 class Greeter(msgspec.Struct, frozen=True):
-    """How connections of one route begin. verified: the certificate must prove the host's name."""
+    """How a connection begins. verified: the certificate must prove the host's name.  dane: it must be as these records say."""
 
     hostname: str
     wish: TlsWish
     login: Login | None = None
     tls_from_start: bool = False
     verified: bool = False
+    dane: HostTlsa | None = None
 
 
 class Carried(msgspec.Struct, frozen=True):
@@ -66,9 +78,11 @@ class Carried(msgspec.Struct, frozen=True):
 
 
 class Connection(Protocol):
-    """What a lane carries mail over."""
+    """What a lane carries mail over. sessions: how it and those before it were secured, counted_for: already of whom."""
 
     target: Target | None
+    sessions: tuple[Session, ...]
+    counted_for: set[str]
     tls: str | None
     capabilities: Capabilities
     mails: int
@@ -102,6 +116,9 @@ class MailConnection(asyncio.Protocol):
         self.target: Target | None = None
         self.tls: str | None = None
         self.handshake_failed = False
+        self.certificate: CertificateProblem | None = None  # what is wrong with it, or with the handshake
+        self.sessions: tuple[Session, ...] = ()  # this one last; before it those with hosts that did not satisfy
+        self.counted_for: set[str] = set()  # domains
         self.capabilities = Capabilities()
         self.usable = False
         self.mails = 0
@@ -138,11 +155,11 @@ class MailConnection(asyncio.Protocol):
         self._opening_log = opening.log
         context = tls.verified if greeter.verified else tls.opportunistic
         try:
-            if greeter.tls_from_start and await self._handshake(opening, context, tls):
+            if greeter.tls_from_start and await self._handshake(opening, context, tls, greeter.dane):
                 opening.log.append(Exchange(self._at_ms(), "*", f"TLS {self.tls}"))
             while not opening.done:
                 await self._run(opening, self._timeouts.opening_s)
-                if opening.wants_tls and await self._handshake(opening, context, tls):
+                if opening.wants_tls and await self._handshake(opening, context, tls, greeter.dane):
                     self._write(opening.secured(self.tls or "", self._at_ms()))
         except BaseException:
             self.abort()
@@ -289,7 +306,9 @@ class MailConnection(asyncio.Protocol):
         if machine.done:
             self._finish()
 
-    async def _handshake(self, opening: Opening, context: ssl.SSLContext, tls: TlsClient) -> bool:
+    async def _handshake(
+        self, opening: Opening, context: ssl.SSLContext, tls: TlsClient, dane: HostTlsa | None
+    ) -> bool:
         target = cast("Target", self.target)
         transport = cast("asyncio.Transport", self._transport)
         try:
@@ -299,19 +318,33 @@ class MailConnection(asyncio.Protocol):
                 transport,
                 self,
                 context,
-                server_hostname=target.host,
+                # SNI: of several certificates the server shows the one for the records' place (RFC 7672 8.1).
+                server_hostname=dane.names[0] if dane is not None else target.host,
                 ssl_handshake_timeout=self._timeouts.handshake_s,
             )
         except (ssl.SSLError, OSError, TimeoutError) as error:
-            opening.step = Step.STARTTLS
-            self.handshake_failed = True
-            opening.lost(Trouble.POLICY, f"the TLS handshake failed: {_tls_wording(error)}", self._at_ms())
-            self.abort()
+            self._unproved(opening, "the TLS handshake failed", handshake_problem(error))
             return False
         assert secured is not None
         self._set_transport(secured)
-        self.tls = tls.describe(secured.get_extra_info("ssl_object"), target.host)
+        shown: ssl.SSLObject = secured.get_extra_info("ssl_object")
+        if dane is None:
+            self.certificate = tls.problem(shown, target.host)
+            self.tls = described(shown, self.certificate)
+            return True
+        problem = dane_problem(dane.records, chain_of(shown), dane.names, datetime.now(UTC))
+        if problem is not None:
+            self._unproved(opening, "DANE", problem)
+            return False
+        self.tls = f"{cipher_of(shown)} DANE verified"
         return True
+
+    def _unproved(self, opening: Opening, what: str, problem: CertificateProblem) -> None:
+        opening.step = Step.STARTTLS
+        self.handshake_failed = True
+        self.certificate = problem
+        opening.lost(Trouble.POLICY, f"{what}: {problem.text}", self._at_ms())
+        self.abort()
 
     def _write_message(self, message: bytes) -> None:
         """What goes through at once is asked about once; of a longer one the end waits until the rest is through."""
@@ -396,8 +429,3 @@ class MailConnection(asyncio.Protocol):
             return
         self._fail(Trouble.TIMEOUT, "no answer within the deadline")
         self.abort()
-
-
-def _tls_wording(error: Exception) -> str:
-    reason = getattr(error, "verify_message", None) or getattr(error, "reason", None)
-    return str(reason or error or type(error).__name__)

@@ -13,35 +13,32 @@ from contextlib import suppress
 from ipaddress import ip_network
 from typing import Any, Protocol
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from sendkit_server.deliver.connection import Greeter
 from sendkit_server.deliver.desk import BUSY_DOORS, Desk, Parcel, Sources
-from sendkit_server.deliver.dial import Dialer, Dials, NoConnection, Site
-from sendkit_server.deliver.hosted import HostedDialer
+from sendkit_server.deliver.dial import NoConnection
 from sendkit_server.deliver.lane import Lane
+from sendkit_server.deliver.lanes import Lanes
 from sendkit_server.deliver.ledger import Ledger, Writer
 from sendkit_server.deliver.office import LaneView, Tried
 from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble, warm_up_cap
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
-from sendkit_server.deliver.pace import Limits
 from sendkit_server.deliver.plan import Plans, Way
 from sendkit_server.deliver.probe import ProbeResult, probe
-from sendkit_server.deliver.receivers import Receivers
-from sendkit_server.deliver.route import Capture, Direct, Hosted, Smarthost
+from sendkit_server.deliver.route import Capture, Direct
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
+from sendkit_server.deliver.tls_counts import Session
+from sendkit_server.deliver.tls_policy import NO_POLICY, POLICY_REASONS, Policy, TlsPolicies
 from sendkit_server.deliver.warm_up import WarmUps, WarmUpStore
 from sendkit_server.deliver.way_view import described
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Message, Priority
 from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
-from sendkit_server.net.guard import Guard
-from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resolver, in_order
-from sendkit_server.net.tls_client import TlsClient
+from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resolver
 from sendkit_server.store.errors import StoreError, StoreUnavailable
 from sendkit_server.store.values import Job
-from sendkit_server.wire.smtp_client import TlsWish
 
 CLAIM_SIZE = 500
 IDLE_LOOK_S = 30.0  # even when nothing is due: another node may have died
@@ -86,8 +83,12 @@ class Deliverer:
         ownership: Ownership | None = None,
         suppressed: SuppressedAddresses | None = None,
         idle_look_s: float = IDLE_LOOK_S,
+        tls: TlsPolicies | None = None,
     ) -> None:
-        """idle_look_s: how often the store is looked at when nothing is due and nobody said so."""
+        """tls: what recipients' domains demand; None: nothing.
+
+        idle_look_s: how often the store is looked at when nothing is due and nobody said so.
+        """
         self._ownership: Ownership = ownership or Alone()
         self._idle_look_s = idle_look_s
         self._share: Share | None = Share()
@@ -119,11 +120,6 @@ class Deliverer:
             fault=self.fault,
             go_on=self._dispatch,
         )
-        self._default_limits = Limits(settings.connections_per_site, settings.messages_per_connection)
-        self._receivers = Receivers(settings.receivers, self._default_limits)
-        self._guard = Guard(settings.allow_private, settings.own)
-        # The operator has named the relay, so it may be anywhere but here.
-        self._relay_guard = Guard(_ANYWHERE, settings.own)
         self._desk = Desk(
             store,
             compose_pool,
@@ -134,8 +130,7 @@ class Deliverer:
             fault=self.fault,
             doors=doors,
         )
-        self._tls = TlsClient(settings.ca_file)
-        self._dialer = Dialer(resolver, self._tls, settings.timeouts, clock, self._ownership.holds)
+        self._policies = tls or TlsPolicies()
         self._plans = Plans(settings.routing, settings.own_addresses)
         self._warm_up = WarmUps(
             store,
@@ -143,8 +138,7 @@ class Deliverer:
             clock=clock,
             fault=self.fault,
         )
-        self._lanes: dict[object, Lane] = {}
-        self._lane_of: dict[tuple[Way, str], tuple[MailHosts, Lane]] = {}  # of mail that takes whatever TLS it gets
+        self._lanes = Lanes(settings, self, self._desk, resolver, self._policies, self._ownership, random)
         self._resolving: dict[str, list[Parcel]] = {}
         self._foreseen: dict[tuple[str, str], Parcel] = {}  # not offered yet, by message and site
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,10 +163,10 @@ class Deliverer:
             return False
         if site in self._resolving:
             return urgent or len(self._resolving[site]) < self._ledger.lane_limit
-        known = self._lane_of.get((self._plans.usual, site))
-        if known is None:
+        lane = self._lanes.known(self._plans.usual, site)
+        if lane is None:
             return True
-        return not known[1].is_elsewhere and (urgent or not known[1].is_full)
+        return not lane.is_elsewhere and (urgent or not lane.is_full)
 
     def foresee(self, job: Job) -> None:
         """A job that will be offered once it is durable: it is composed meanwhile, which hides most of that time."""
@@ -229,7 +223,7 @@ class Deliverer:
         if share == self._share:
             return
         self._share = share
-        for lane in list(self._lanes.values()):
+        for lane in self._lanes:
             lane.share_changed()
         self.wake()
 
@@ -242,7 +236,7 @@ class Deliverer:
         """The sites, and ids of messages, that nothing is sent of from now on: what waits here goes back to the store."""
         before, self._stops.held = self._stops.held, held
         if held:
-            for lane in list(self._lanes.values()):
+            for lane in self._lanes:
                 for parcel in lane.withdraw(self._stops.is_held):
                     self._dispatch(parcel)
         if before - held:
@@ -250,15 +244,13 @@ class Deliverer:
 
     def lift(self, site: str) -> None:
         """Ask a site again now, though it is paused; "": every site."""
-        hosts = self._resolver.known_mail_hosts(site) if site else None
-        for key, lane in list(self._lanes.items()):
-            if not site or not isinstance(lane.way.route, Direct) or site in lane.domains or _leads_to(key, hosts):
-                lane.lift()
+        for lane in self._lanes.leading_to(site) if site else self._lanes:
+            lane.lift()
         self.wake()
 
     def drop(self) -> None:
         """Forget everything in memory, and send nothing more of it: it is not this node's own any more."""
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             for parcel in lane.release():
                 self._ledger.drop(parcel)
             lane.abort()
@@ -269,7 +261,6 @@ class Deliverer:
         self._resolving.clear()
         self._foreseen.clear()
         self._lanes.clear()
-        self._lane_of.clear()
         self._wanting.clear()
 
     async def drain(self, seconds: float) -> None:
@@ -277,7 +268,7 @@ class Deliverer:
         self._draining = True
         if self._claiming is not None:
             self._claiming.cancel()
-        waiting = [parcel for lane in self._lanes.values() for parcel in lane.release()]
+        waiting = [parcel for lane in self._lanes for parcel in lane.release()]
         waiting += [parcel for parcels in self._resolving.values() for parcel in parcels]
         self._resolving.clear()
         for parcel in waiting:
@@ -285,7 +276,7 @@ class Deliverer:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ledger.until_empty()
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             lane.abort()
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(1.0):
@@ -298,7 +289,7 @@ class Deliverer:
 
     def lanes(self) -> list[LaneView]:
         """Each lane there is: at work, idle for a short while, or paused."""
-        return [lane.view() for lane in self._lanes.values()]
+        return [lane.view() for lane in self._lanes]
 
     def ways(self) -> list[dict[str, Any]]:
         """Each way that mail can take, and how it is, as JSON values."""
@@ -316,7 +307,7 @@ class Deliverer:
 
     async def probe(self, domains: Sequence[str], timeout_s: float = 10.0) -> ProbeResult:
         """Whether outgoing mail can connect at all."""
-        return await probe(domains, self._resolver, self._guard, self._settings.mx_port, timeout_s=timeout_s)
+        return await probe(domains, self._resolver, self._lanes.guard, self._settings.mx_port, timeout_s=timeout_s)
 
     # Claiming.
 
@@ -339,13 +330,13 @@ class Deliverer:
                 await asyncio.sleep(LOOK_GAP_S)
 
     async def _claim_once(self) -> bool:
-        self._forget_lanes()
+        self._lanes.forget()
         if self._ledger.is_tight or not self._may_take():
             return False
         settings = self._settings
         closed = self._stops.held.union(self._resolving)
         full: set[str] = set()
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             # A paused lane with a way behind it is passed by, so it holds up nothing.
             if lane.is_elsewhere or (lane.is_paused() and lane.way is self._plans.only_last):
                 closed |= lane.domains
@@ -399,7 +390,7 @@ class Deliverer:
             case Direct():
                 self._dispatch_direct(parcel)
             case _:
-                self._relay_lane(way).put(parcel)
+                self._lanes.relay(way, strict=parcel.message.require_tls).put(parcel)
 
     def _take_next_way(self, parcel: Parcel, why: tuple[Exchange, ...], *, siblings: bool = False) -> bool:
         """Lets a parcel take the next of its ways; False when there is none.
@@ -421,9 +412,9 @@ class Deliverer:
 
     def _dispatch_direct(self, parcel: Parcel) -> None:
         domain = parcel.jobs[0].site
-        hosts = self._resolver.known_mail_hosts(domain)
-        if hosts is not None:
-            self._lead(parcel, domain, hosts)
+        hosts, policy = self._resolver.known_mail_hosts(domain), self._policies.known(domain)
+        if hosts is not None and policy is not None:
+            self._lead(parcel, domain, hosts, policy)
             return
         waiting = self._resolving.get(domain)
         if waiting is not None:
@@ -434,58 +425,37 @@ class Deliverer:
 
     async def _resolve(self, domain: str) -> None:
         hosts: MailHosts | DnsProblem
+        policy = NO_POLICY
         try:
             hosts = await self._resolver.mail_hosts(domain)
+            if not isinstance(hosts, DnsProblem):
+                policy = await self._policies.of(domain)
         except Exception as error:
             self.fault("delivery.fault", error)
             hosts = DnsProblem(DnsTrouble.UNAVAILABLE, f"looking up {domain} failed on this server")
         for parcel in self._resolving.pop(domain, ()):
-            self._lead(parcel, domain, hosts)
+            self._lead(parcel, domain, hosts, policy)
 
-    def _lead(self, parcel: Parcel, domain: str, hosts: MailHosts | DnsProblem) -> None:
+    def _lead(self, parcel: Parcel, domain: str, hosts: MailHosts | DnsProblem, policy: Policy) -> None:
         if isinstance(hosts, DnsProblem):
             self._no_way(parcel, domain_trouble(hosts))
             return
-        way, strict = parcel.way, parcel.message.require_tls
-        if way.source.warm_up is not None and self._is_over_cap(parcel, hosts):
+        if policy.trouble is not None:
+            self._no_way(parcel, policy.trouble)
             return
-        known = self._lane_of.get((way, domain))
-        if known is not None and known[0] is hosts and not strict:
-            known[1].put(parcel)
+        if parcel.way.source.warm_up is not None and self._is_over_cap(parcel, hosts):
             return
-        others = before_ourselves(hosts, self._settings.hostname)
-        if not others:
-            self._no_way(parcel, LOOPS_BACK)
-            return
-        if strict:
-            self._direct_lane(way, others, strict=True).put(parcel)
-            return
-        lane = self._direct_lane(way, others, strict=False)
-        if len(self._lane_of) >= KNOWN_DOMAINS:
-            self._forget_domains()
-        lane.domains.add(domain)
-        self._lane_of[way, domain] = (hosts, lane)
-        lane.put(parcel)
-
-    def _direct_lane(self, way: Way, hosts: MailHosts, *, strict: bool) -> Lane:
-        """strict: only over TLS with a certificate that proves the host's name. Such mail has lanes of its own, so that a
-        host which cannot prove its name holds up only what asks for that."""
-        key = way, frozenset(hosts), strict
-        lane = self._lanes.get(key)
+        parcel.notes = policy.notes
+        lane = self._lanes.lead(parcel.way, domain, hosts, policy, strict=parcel.message.require_tls)
         if lane is None:
-            wish = TlsWish.REQUIRED if strict else TlsWish.OFFERED
-            greeter = Greeter(way.source.ehlo or self._settings.hostname, wish, verified=strict)
-            name = site_name(hosts)
-            site = Site(
-                name, self._settings.mx_port, lambda: in_order(hosts, self._random), greeter, way.source.addresses
-            )
-            lane = self._new_lane(key, site, way, self._guard, self._dialer, self._receivers.of(name))
-        return lane
+            self._no_way(parcel, LOOPS_BACK)
+        else:
+            lane.put(parcel)
 
     def _is_over_cap(self, parcel: Parcel, hosts: MailHosts) -> bool:
         """Whether its way's address has sent the receiver what it may today. Then the next way has it, or it waits."""
         way = parcel.way
-        receiver = self._receivers.name_of(site_name(hosts))
+        receiver = self._lanes.receiver_of(hosts)
         if receiver is None:
             return False
         cap = self._warm_up.take(way, receiver, len(parcel.addresses))
@@ -495,60 +465,6 @@ class Deliverer:
         if not self._take_next_way(parcel, _happened(why.text), siblings=True):
             self._ledger.let_wait(parcel, why, self._warm_up.next_day())
         return True
-
-    def _relay_lane(self, way: Way) -> Lane:
-        lane = self._lanes.get(way)
-        if lane is None:
-            match way.route:
-                case Smarthost() as route:
-                    lane = self._smarthost_lane(way, route)
-                case Hosted() as route:
-                    lane = self._hosted_lane(way, route)
-                case other:
-                    raise AssertionError(f"{other} has lanes of its own")
-        return lane
-
-    def _smarthost_lane(self, way: Way, route: Smarthost) -> Lane:
-        # A password, or a wish for TLS from the start, is worth nothing towards just anybody.
-        strict = route.login is not None or route.tls_from_start
-        greeter = Greeter(
-            way.source.ehlo or self._settings.hostname,
-            TlsWish.REQUIRED if strict else TlsWish.OFFERED,
-            route.login,
-            route.tls_from_start,
-            verified=strict,
-        )
-        name = f"{route.host}:{route.port}"
-        site = Site(name, route.port, lambda: [route.host], greeter, way.source.addresses)
-        return self._new_lane(way, site, way, self._relay_guard, self._dialer, self._default_limits)
-
-    def _hosted_lane(self, way: Way, route: Hosted) -> Lane:
-        settings, endpoint = self._settings, route.provider.endpoint
-        dialer = HostedDialer(
-            route.provider, self._resolver, self._tls, settings.timeouts, self._clock, self._ownership.holds
-        )
-        greeter = Greeter(settings.hostname, TlsWish.REQUIRED, verified=True)
-        site = Site(endpoint.host, endpoint.port, lambda: [endpoint.host], greeter)
-        return self._new_lane(way, site, way, self._relay_guard, dialer, self._default_limits)
-
-    def _new_lane(self, key: object, site: Site, way: Way, guard: Guard, dialer: Dials, limits: Limits) -> Lane:
-        lane = self._lanes[key] = Lane(site, way, guard, self._settings, self, self._desk, dialer, limits)
-        return lane
-
-    def _forget_lanes(self) -> None:
-        for key, lane in list(self._lanes.items()):
-            if lane.is_forgettable:
-                del self._lanes[key]
-                for domain in lane.domains:
-                    known = self._lane_of.get((lane.way, domain))
-                    if known is not None and known[1] is lane:
-                        del self._lane_of[lane.way, domain]
-
-    def _forget_domains(self) -> None:
-        """Only a shortcut is lost: whose mail leads where is found again with the next parcel."""
-        self._lane_of.clear()
-        for lane in self._lanes.values():
-            lane.domains.clear()
 
     def _captured(self, parcel: Parcel, refused: Outcome | None) -> None:
         outcome = refused or CAPTURED
@@ -566,24 +482,32 @@ class Deliverer:
         self._ledger.settle(parcel, way, tried, outcomes)
 
     def unreachable(self, parcel: Parcel, way: Way, none: NoConnection, pause_ends: Instant, *, tried: bool) -> None:
-        """A lane's site takes no connection: the next way takes over, or the parcel waits and says why."""
-        if tried and none.host is not None:
-            way.health.worked()  # a host has answered, though it takes no mail
-        elif (
-            tried
-            and none.outcome.reason == "connect_failed"
-            and isinstance(way.route, Direct)
-            and way.health.failed(parcel.jobs[0].site, none.outcome.text, self._clock())
-        ):
-            self._log.warning("route.down", route=way.name, source=way.source.addresses, reason=none.outcome.text)
+        """A lane's site takes no connection: the next way takes over, or the parcel waits and says why.
+
+        No other way takes over what a policy about TLS keeps here: it might say the same thing in clear.
+        """
+        is_policy = none.outcome.reason in POLICY_REASONS
+        if is_policy:
+            outcome = self._policies.explained(parcel.jobs[0].site, none.outcome)
+            none = msgspec.structs.replace(none, outcome=outcome)
+        if tried:
+            self._note_health(parcel, way, none)
         passed = none.transcript if tried else _happened(f"route {way.name} is paused: {none.outcome.text}")
-        if self._take_next_way(parcel, passed):
+        if not is_policy and self._take_next_way(parcel, parcel.notes + passed):
             return
         if tried or self._clock() >= parcel.message.created_at + self._settings.retry.window_ms:
             what = Tried(none.host, none.address, None, none.started_at, none.milliseconds, none.transcript)
             self._ledger.settle(parcel, way, what, [none.outcome] * len(parcel.addresses), not_before=pause_ends)
             return
         self._ledger.let_wait(parcel, none.outcome, pause_ends)
+
+    def _note_health(self, parcel: Parcel, way: Way, none: NoConnection) -> None:
+        if none.host is not None:
+            way.health.worked()  # a host has answered, though it takes no mail
+            return
+        is_about_way = none.outcome.reason == "connect_failed" and isinstance(way.route, Direct)
+        if is_about_way and way.health.failed(parcel.jobs[0].site, none.outcome.text, self._clock()):
+            self._log.warning("route.down", route=way.name, source=way.source.addresses, reason=none.outcome.text)
 
     def passed_on(self, parcel: Parcel, way: Way, tried: Tried, why: Outcome, *, is_broken: bool) -> None:
         """The way is not for this mail (is_broken: for none): the next way, or it has been tried and waits."""
@@ -635,7 +559,7 @@ class Deliverer:
             return True
         self._wanting[lane] = None
         # Somebody's idle connection is worth less than one that is needed.
-        any(other.close_idle() for other in self._lanes.values())
+        any(other.close_idle() for other in self._lanes)
         return False
 
     def is_crowded(self) -> bool:
@@ -667,6 +591,10 @@ class Deliverer:
         delays = self._settings.retry.delays_ms
         pause = min(delays[min(failures, len(delays)) - 1], self._settings.longest_lane_pause_ms)
         return round(pause * (0.9 + 0.1 * self._random()))
+
+    def count_sessions(self, domain: str, sessions: Sequence[Session]) -> None:
+        """How connections for a domain's mail were secured."""
+        self._policies.count(domain, sessions)
 
     def return_path(self, parcel: Parcel) -> str:
         """The envelope's sender."""
@@ -702,7 +630,7 @@ class Deliverer:
 
     async def _stop(self) -> None:
         self._draining = True
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             lane.release()
             lane.abort()
         tasks = list(self._tasks)
@@ -716,21 +644,5 @@ class Deliverer:
             self.fault("delivery.fault", error)
 
 
-def before_ourselves(hosts: MailHosts, hostname: str) -> MailHosts:
-    """The hosts that are better than this server itself, when it is one of them (RFC 5321 5.1): else mail would loop."""
-    own = [mx.preference for mx in hosts if mx.host == hostname.lower()]
-    return tuple([mx for mx in hosts if mx.preference < min(own)]) if own else hosts
-
-
 def _happened(text: str) -> tuple[Exchange, ...]:
     return (Exchange(0, "*", text),)
-
-
-def _leads_to(key: object, hosts: MailHosts | DnsProblem | None) -> bool:
-    """Whether a direct lane's key is made of these hosts."""
-    return isinstance(key, tuple) and isinstance(hosts, tuple) and key[1] <= frozenset(hosts)
-
-
-def site_name(hosts: MailHosts) -> str:
-    """Its best host, alike on every node however DNS shuffles hosts of one preference: a site's shares go by its name."""
-    return min((mx.preference, mx.host) for mx in hosts)[1]

@@ -41,6 +41,7 @@ class Parcel:
         "jobs",
         "keys",
         "message",
+        "notes",
         "offered",
         "place",
         "prepared",
@@ -57,6 +58,7 @@ class Parcel:
         self.ways = ways
         self.place = 0  # among its ways
         self.before: tuple[Exchange, ...] = ()  # what ways before this one came to, for the transcript
+        self.notes: tuple[Exchange, ...] = ()  # by which policies it is sent, for the transcript
         self.composed: Composed | None = None
         self.keys: Sequence[DkimKey] = ()
         # Of one that was foreseen: what of the two that it waits for has happened.
@@ -74,6 +76,8 @@ class Parcel:
         self.jobs += other.jobs
         self.addresses += other.addresses
         self.size_bytes += other.size_bytes
+        if other.notes != self.notes:
+            self.notes += tuple(note for note in other.notes if note not in self.notes)
 
     def part(self, leaves: Callable[[Job, Recipient], bool]) -> list[Job]:
         """Let recipients leave: the jobs of those that do. A job of which only some leave becomes two."""

@@ -12,6 +12,7 @@ from sendkit_server.deliver.connection import Carried
 from sendkit_server.deliver.dial import NoConnection, Site
 from sendkit_server.deliver.outcome import provider_refuses, unreachable
 from sendkit_server.deliver.settings import Timeouts
+from sendkit_server.deliver.tls_counts import Session
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
 from sendkit_server.net.connect import Target
@@ -80,6 +81,8 @@ class HostedConnection:
         self.tls: str | None = https.tls
         self.capabilities = Capabilities(eightbit=True, smtputf8=True)
         self.mails = 0
+        self.sessions: tuple[Session, ...] = ()  # what a provider does with its own connections is its affair
+        self.counted_for: set[str] = set()
         self.on_lost: Callable[[], None] | None = None
         self._provider = provider
         self._https = https

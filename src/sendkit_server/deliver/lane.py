@@ -311,6 +311,9 @@ class Lane:
         parcels = [*self._ready, *self._waiting]
         self._ready.clear()
         self._waiting.clear()
+        if none.sessions:
+            for domain in {job.site for parcel in parcels for job in parcel.jobs}:
+                self._office.count_sessions(domain, none.sessions)
         for place, parcel in enumerate(parcels):
             self._office.unreachable(parcel, self.way, none, ends, tried=place == 0)
 
@@ -395,6 +398,8 @@ class Lane:
             if not addresses:
                 self._cannot_travel(connection, parcel, [outcome for outcome in blocked if outcome is not None])
                 return
+        if connection.sessions:
+            self._count_session(connection, parcel)
         reused = connection.mails > 0
         mail = Mail(sender, addresses, composed.raw, composed.eightbit, composed.smtputf8)
         carried = await connection.carry(mail)
@@ -414,6 +419,12 @@ class Lane:
             sent = iter(outcomes)
             outcomes = [next(sent) if outcome is None else outcome for outcome in blocked]
         self._office.settle(parcel, self.way, _tried(connection, carried), outcomes)
+
+    def _count_session(self, connection: Connection, parcel: Parcel) -> None:
+        for domain in {job.site for job in parcel.jobs} - connection.counted_for:
+            # Hosts that were given up before this one count once, for whom they were asked.
+            self._office.count_sessions(domain, connection.sessions[-1 if connection.counted_for else 0 :])
+            connection.counted_for.add(domain)
 
     async def _in_turn(self, connection: Connection) -> bool:
         """Waits for the site's pace; False when that takes longer than a connection is kept, or this one has ended."""

@@ -116,7 +116,7 @@ class Ledger:
     ) -> None:
         """Write down a try. outcomes: for parcel.addresses.  not_before: when its site can be asked again."""
         now = self._clock()
-        transcript = parcel.before + tried.transcript if parcel.before else tried.transcript
+        transcript = parcel.before + parcel.notes + tried.transcript
         start = 0
         for job in parcel.jobs:
             count = len(job.recipients)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -10,6 +10,7 @@ import msgspec
 from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.dial import NoConnection
 from sendkit_server.deliver.plan import Way
+from sendkit_server.deliver.tls_counts import Session
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
 
@@ -86,6 +87,9 @@ class Office(Protocol):
 
     def pause_ms(self, failures: int) -> int:
         """How long a lane pauses after so many failures in a row."""
+
+    def count_sessions(self, domain: str, sessions: Sequence[Session]) -> None:
+        """How connections for a domain's mail were secured."""
 
     def return_path(self, parcel: Parcel) -> str:
         """The envelope's sender."""

@@ -12,7 +12,9 @@
 5. A domain that does not exist, or says that it takes no mail (null MX), or has neither MX nor address: bounced.
    DNS that cannot be asked: deferred. Addresses we must not connect to: deferred, the operator can mend it.
 6. A mail that this server cannot carry (SIZE, 8BITMIME, SMTPUTF8) and every re-encoding was tried: failed.
-7. Deferred when the retry window is over: failed. When the mail's own deadline is over, whatever it waits for: expired.
+7. A host that does not satisfy the domain's MTA-STS policy or its own TLSA records is treated as in rule 3, but no other
+   route takes such a mail over: deferred.
+8. Deferred when the retry window is over: failed. When the mail's own deadline is over, whatever it waits for: expired.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ LOOPS_BACK = Outcome(
     "The domain's mail hosts are this server itself: the mail would come back to where it is.",
     enhanced="5.4.6",
 )
+
+MTA_STS_FAILED = "mta_sts_failed"
+DANE_FAILED = "dane_failed"
 
 EXPIRED = Outcome(Result.EXPIRED, "expired", "Its expires_at came before it could be delivered; it was not sent.")
 
@@ -109,6 +114,15 @@ def host_trouble(verdict: Verdict, host: str) -> Outcome:
     reason = {Step.STARTTLS: "tls_refused", Step.AUTH: "smarthost_auth_failed"}.get(verdict.step, "host_refused")
     text = f"{host} said at {_wording(verdict.step)}: {reply.code} {reply.text}"
     return Outcome(Result.DEFERRED, reason, text, reply.code, reply.enhanced)
+
+
+def policy_trouble(reason: str, host: str, why: str, *, enhanced: str = "4.7.5") -> Outcome:
+    """Deferred: a host that may not get the mail (rule 7). reason: MTA_STS_FAILED or DANE_FAILED.
+
+    enhanced: RFC 3463 and 5248 know 4.7.4 for "no TLS there", 4.7.5 for "TLS, but it proves nothing", 4.7.0 for the rest.
+    """
+    what = "DANE" if reason == DANE_FAILED else "MTA-STS"
+    return Outcome(Result.DEFERRED, reason, f"{what} does not allow {host}: {why}.", enhanced=enhanced)
 
 
 def unreachable(text: str, *, refused_by_us: bool) -> Outcome:
@@ -180,7 +194,7 @@ def obstacles(
 
 
 def gave_up(outcome: Outcome, window_ms: int) -> Outcome:
-    """The last deferral of a recipient whose retry window is over (rule 7)."""
+    """The last deferral of a recipient whose retry window is over (rule 8)."""
     text = f"Given up after {window_ms / 3_600_000:g} h. The last try: {outcome.text}"
     return Outcome(Result.FAILED, outcome.reason, text, outcome.code, outcome.enhanced, outcome.possible_duplicate)
 

@@ -10,7 +10,9 @@ import structlog
 from sendkit_server.compose.signing import Signers
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Content
+from sendkit_server.store.queries import tls as queries
 from sendkit_server.store.queries import warm_up
+from sendkit_server.store.queries.tls import CountKey, StoredPolicy
 from sendkit_server.store.store import Store
 from sendkit_server.store.values import Claim, Completion, Job
 from sendkit_server.wire.dkim import DkimKey
@@ -80,3 +82,22 @@ class DeliveryView:
     async def next_due(self) -> Instant | None:
         """When something unowned is due."""
         return await self._store.next_due()
+
+
+class TlsView:
+    """The store as what knows of TLS sees it: policies that bind, counts of how they were kept."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def policy(self, domain: str) -> StoredPolicy | None:
+        """A domain's MTA-STS policy, expired or not."""
+        return await self._store.read(lambda connection: queries.find_policy(connection, domain))
+
+    async def keep_policy(self, policy: StoredPolicy) -> None:
+        """Writes one down."""
+        await self._store.write_quietly(lambda connection: queries.keep_policy(connection, policy))
+
+    async def add_counts(self, counts: Mapping[CountKey, int]) -> None:
+        """Adds to what was counted."""
+        await self._store.write_quietly(lambda connection: queries.add_counts(connection, counts))

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sendkit_server.events.bounces import Returns
-from sendkit_server.manage import domains, inbox, keys, nodes, queue, suppressions
+from sendkit_server.manage import domains, inbox, keys, nodes, queue, suppressions, tls
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.keys import ManageError
@@ -255,6 +255,34 @@ async def _list_nodes(context: Context, team_id: int, arguments: Mapping[str, An
     }
 
 
+async def _show_tls(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    """Of the whole server: who was written to by whom is not in it."""
+    found = await tls.show(context.store, arguments.get("domain"), arguments.get("days", 7), context.clock())
+    return {
+        "counts": [
+            {
+                "domain": row.domain,
+                "policy": row.policy,
+                "mx_host": row.mx_host,
+                "result": row.result,
+                "sessions": int(row.sessions),
+            }
+            for row in found.counts
+        ],
+        "policies": [
+            {
+                "domain": policy.domain,
+                "id": policy.policy_id,
+                "mode": policy.mode,
+                "mx": list(policy.mx),
+                "fetched_at": api_time(policy.fetched_at),
+                "expires_at": api_time(policy.expires_at),
+            }
+            for policy in found.policies
+        ],
+    }
+
+
 async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """A mail that came back, whoever's it is: its return path says so."""
     returns = returns_of(context.store, context.clock, context.count_inbound)
@@ -306,5 +334,6 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "suppressions.add": _add_suppression,
     "suppressions.remove": _remove_suppression,
     "nodes.list": _list_nodes,
+    "tls.show": _show_tls,
     "inbound.take": _take_inbound,
 }

@@ -9,11 +9,14 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from sendkit_server.model.instant import Instant
+from sendkit_server.model.instant import DAY_MS, Instant
 from sendkit_server.store.once import Key
 from sendkit_server.store.queries import nodes, once
 from sendkit_server.store.queries import retention as queries
+from sendkit_server.store.queries import tls as tls_queries
 from sendkit_server.store.store import Store
+
+TLS_COUNTS_MS = 400 * DAY_MS
 
 log = structlog.get_logger("retention")
 
@@ -58,6 +61,10 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
             log.info("retention.partitions_dropped", partitions=dropped)
         removed += await _remove(store, table, before)
     await store.write_quietly(lambda connection: nodes.forget_ended(connection, now))
+    while slice_ := await store.write_quietly(
+        lambda connection: tls_queries.forget_old(connection, now - TLS_COUNTS_MS, now - DAY_MS)
+    ):
+        removed += slice_
     return removed + await _forget_answers(store, now)
 
 

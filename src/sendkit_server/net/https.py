@@ -18,20 +18,24 @@ import msgspec
 from sendkit_server.net.connect import Failure, Target, connect
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import MAX_ADDRESSES, DnsProblem, Resolver
-from sendkit_server.net.tls_client import TlsClient
+from sendkit_server.net.tls_client import TlsClient, described, handshake_problem
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024
-READ_BYTES = 64 * 1024
+BUFFERED_BYTES = 256 * 1024  # beyond it nothing more is read from the socket until somebody wants it
 USER_AGENT = "Sendkit"
 
 
 class HttpsTrouble(Exception):
-    """There is no answer; the text says why, in words for people. sent: the request was written, so it may have been obeyed."""
+    """There is no answer; the text says why, in words for people.
 
-    def __init__(self, text: str, *, sent: bool = False) -> None:
+    sent: the request was written, so it may have been obeyed.  unproved: the server did not prove its name.
+    """
+
+    def __init__(self, text: str, *, sent: bool = False, unproved: bool = False) -> None:
         super().__init__(text)
         self.sent = sent
+        self.unproved = unproved
 
 
 class HttpsReply(msgspec.Struct, frozen=True):
@@ -51,8 +55,9 @@ class HttpsConnection:
 
     def __init__(self, host: str, port: int, target: Target, wire: _Wire, tls: str) -> None:
         self.target = target
-        self.tls = tls  # as `TlsClient.describe` words it
-        self._authority = host if port == 443 else f"{host}:{port}"
+        self.tls = tls  # as `tls_client.described` words it
+        name = f"[{host}]" if ":" in host else host
+        self._authority = name if port == 443 else f"{name}:{port}"
         self._wire = wire
         self._talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self.usable = True
@@ -72,7 +77,10 @@ class HttpsConnection:
         deadline_s: float = 60.0,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> HttpsReply:
-        """One request and its whole answer. HttpsTrouble when there is none; the connection is of no more use then."""
+        """One request and its whole answer. HttpsTrouble when there is none; the connection is of no more use then.
+
+        path: with the query, as it goes on the wire.  A body is given its Content-Length; its type is the caller's to name.
+        """
         sent = False
         try:
             async with asyncio.timeout(deadline_s):
@@ -131,8 +139,11 @@ class _Wire(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self.reader = asyncio.StreamReader()
         self.ended = False
+        self._error: Exception | None = None
+        self._received = bytearray()
+        self._paused = False
+        self._can_read = asyncio.Event()
         self._can_write = asyncio.Event()
         self._can_write.set()
 
@@ -140,20 +151,18 @@ class _Wire(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self.reader.feed_data(data)
+        self._received += data
+        if len(self._received) > BUFFERED_BYTES and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        self._can_read.set()
 
     def eof_received(self) -> bool:
-        self.ended = True
-        self.reader.feed_eof()
+        self._end(None)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.ended = True
-        if error is not None:
-            self.reader.set_exception(error)
-        else:
-            self.reader.feed_eof()
-        self._can_write.set()
+        self._end(error)
 
     def pause_writing(self) -> None:
         self._can_write.clear()
@@ -171,7 +180,24 @@ class _Wire(asyncio.Protocol):
         await self._can_write.wait()
 
     async def read(self) -> bytes:
-        return await self.reader.read(READ_BYTES)
+        """What has come; b"" once the server has closed. OSError when the connection broke."""
+        await self._can_read.wait()
+        data = bytes(self._received)
+        self._received.clear()
+        if not data and self._error is not None:
+            raise self._error
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        if not self.ended:
+            self._can_read.clear()
+        return data
+
+    def _end(self, error: Exception | None) -> None:
+        self.ended = True
+        self._error = self._error or error
+        self._can_read.set()
+        self._can_write.set()
 
 
 async def open_https(
@@ -196,17 +222,18 @@ async def _secured(wire: _Wire, target: Target, tls: TlsClient) -> HttpsConnecti
     loop = asyncio.get_running_loop()
     try:
         transport = await loop.start_tls(wire.transport, wire, tls.verified, server_hostname=target.host)
-        assert transport is not None
+        if transport is None:
+            raise ConnectionResetError("the server closed the connection")
         wire.transport = transport
-        described = tls.describe(transport.get_extra_info("ssl_object"), target.host)
+        cipher = described(transport.get_extra_info("ssl_object"), None)
     except (ssl.SSLError, OSError) as error:
         wire.abort()
-        reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or str(error)
-        raise HttpsTrouble(f"no TLS with {target.host}: {reason}") from None
+        unproved = isinstance(error, ssl.SSLCertVerificationError)
+        raise HttpsTrouble(f"no TLS with {target.host}: {handshake_problem(error).text}", unproved=unproved) from None
     except BaseException:
         wire.abort()
         raise
-    return HttpsConnection(target.host, target.port, target, wire, described)
+    return HttpsConnection(target.host, target.port, target, wire, cipher)
 
 
 async def _addresses(host: str, resolver: Resolver) -> tuple[str, ...]:

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from sinks import DnsServer
 from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver import Deliverer, DeliverySettings, Timeouts
+from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.deliver.warm_up import Sent
 from sendkit_server.model.address import Mailbox, parse_address
 from sendkit_server.model.mail import Content, Door, Message, PartsContent, Priority, Recipient, Role
@@ -171,7 +172,13 @@ class SuppressedList:
 class World:
     """Everything at hand. now: the clock, in milliseconds."""
 
-    def __init__(self, dns: DnsServer, settings: DeliverySettings, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        dns: DnsServer,
+        settings: DeliverySettings,
+        pool: ThreadPoolExecutor,
+        policies: Callable[[World], TlsPolicies] | None = None,
+    ) -> None:
         self.now = 1_800_000_000_000
         self.dns = dns
         self.log = Log()
@@ -188,12 +195,11 @@ class World:
             random=lambda: 0.5,
             log=cast("FilteringBoundLogger", self.log),
             suppressed=self.suppressed,
+            tls=policies(self) if policies else None,
         )
 
-    def job(
-        self, *addresses: str, content: Content = TEXT, capture: bool = False, stream: str = "transactional"
-    ) -> Job:
-        """A job for recipients at one domain, known to the store."""
+    def job(self, *addresses: str, content: Content = TEXT, capture: bool = False, **wishes: Any) -> Job:
+        """A job for recipients at one domain, known to the store. wishes: as Message has them."""
         number = next(_numbers)
         recipients = tuple(Recipient(n, parse_address(address), Role.TO) for n, address in enumerate(addresses))
         message = Message(
@@ -209,7 +215,7 @@ class World:
             message_id=f"<{number}@here.test>",
             created_at=self.now,
             capture=capture,
-            stream=stream,
+            **wishes,
         )
         return self.store.add(Job(message, recipients, recipients[0].mailbox.domain, 1000, 1, content))
 
@@ -227,9 +233,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    zone: dict[str, object], mx_port: int = 25, *, timeouts: Timeouts = FAST, **settings: object
+    zone: dict[str, object],
+    mx_port: int = 25,
+    *,
+    timeouts: Timeouts = FAST,
+    authentic: Iterable[str] = (),
+    policies: Callable[[World], TlsPolicies] | None = None,
+    **settings: object,
 ) -> AsyncIterator[World]:
-    """A running deliverer. Further settings as in DeliverySettings."""
+    """A running deliverer. authentic: as in DnsServer.  policies: makes what it knows of TLS, from its resolver and clock.
+    Further settings as in DeliverySettings."""
     arguments: dict[str, object] = {
         "hostname": "out.test",
         "mx_port": mx_port,
@@ -240,8 +253,8 @@ async def world(
         **settings,
     }
     with ThreadPoolExecutor(2) as pool:
-        async with DnsServer(zone) as dns:  # type: ignore[arg-type]
-            made = World(dns, DeliverySettings(**arguments), pool)  # type: ignore[arg-type]
+        async with DnsServer(zone, authentic=authentic) as dns:  # type: ignore[arg-type]
+            made = World(dns, DeliverySettings(**arguments), pool, policies)  # type: ignore[arg-type]
             running = asyncio.create_task(made.deliverer.run())
             try:
                 yield made

@@ -74,8 +74,8 @@ async def test_a_failed_handshake_is_followed_by_one_connection_in_clear_and_rec
     # Our client offers no plain-RSA key exchange, so no cipher is shared.
     sink = SmtpSink(tls=old)
     async with sink, world(mx(), sink.port) as here:
-        here.deliverer._dialer._tls.opportunistic.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-        here.deliverer._dialer._tls.opportunistic.maximum_version = ssl.TLSVersion.TLSv1_2
+        here.deliverer._lanes._dialer._tls.opportunistic.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
+        here.deliverer._lanes._dialer._tls.opportunistic.maximum_version = ssl.TLSVersion.TLSv1_2
         job = here.send("ann@there.test")
         await here.store.until_settled()
         attempt = here.store.completions[0].attempt
