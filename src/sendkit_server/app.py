@@ -42,9 +42,12 @@ from sendkit_server.deliver.stored import DeliveryView
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.manage import commands, installation
 from sendkit_server.manage.certificates import local_certificate
+from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model import refusal
 from sendkit_server.model.clock import SteadyClock
+from sendkit_server.model.finding import FindingStatus
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey, Message, Priority
 from sendkit_server.model.outcome import Attempt, Result
@@ -64,7 +67,7 @@ from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
 from sendkit_server.store.store import open_store
 from sendkit_server.store.values import Job
-from sendkit_server.watch import PORT_25_BLOCKED, Port25Watch, QueueWatch, Watch
+from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, Port25Watch, QueueWatch, Watch
 from sendkit_server.wire import return_path
 
 SIGNING_THREADS = 2
@@ -176,6 +179,7 @@ class App:
             self._spawn(self.deliverer.run(), "delivery")
             self._spawn(self._queue_watch.run(), "queue")
             self._spawn(self._port_25.run(), "probe")
+            self._spawn(self._doctor_watch.run(), "doctor")
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._membership.run(), "membership")
         for name in self.settings.not_obeyed:
@@ -272,6 +276,8 @@ class App:
         )
         self._port_25 = Port25Watch(settings, routes, self.deliverer)
         self._queue_watch = QueueWatch(self.store, self.deliverer, self._now)
+        self.doctor = Doctor(self.store, surroundings(settings, routes, serving=True), self._now)
+        self._doctor_watch = DoctorWatch(settings.doctor_interval, self.doctor, self._now)
         self._prepare_membership()
 
     def _prepare_membership(self) -> None:
@@ -324,7 +330,7 @@ class App:
             self.metrics,
             self,
             public_url=self.public_url,
-            dns_names=self.dns_names,
+            around=self.doctor.around,
             clock=self._now,
             used=self._watch.key_used,
             refresh_metrics=self._refresh_metrics,
@@ -386,7 +392,7 @@ class App:
     async def _open_control(self) -> None:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
-        context = commands.Context(self.store, self.dns_names, self._now, os.urandom, self._count_inbound)
+        context = commands.Context(self.store, self.doctor, self._now, os.urandom, self._count_inbound)
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
         await self._control.listen(sock)
@@ -423,6 +429,7 @@ class App:
         """What an operator should mend."""
         found = [PORT_25_BLOCKED] if self._port_25.blocked else []
         found += self._watch.warnings()
+        found += self._doctor_watch.warnings()
         return [{"name": one.name, "message": one.message, "fix": one.fix} for one in found]
 
     def _count_attempt(self, job: Job, attempt: Attempt) -> None:
@@ -443,6 +450,9 @@ class App:
             waiting, owned = await self.store.read(email_queries.unsettled_count)
             self.metrics.queue.labels("waiting").set(waiting)
             self.metrics.queue.labels("in_flight").set(owned)
+        statuses = [finding.status for finding in self.doctor.findings.values()]
+        for status in FindingStatus:
+            self.metrics.findings.labels(status).set(statuses.count(status))
         self.metrics.wal_bytes.set(self.store.log_bytes())
         self.metrics.free_disk_bytes.set(self.store.free_disk_bytes())
         self.metrics.commits.set(self.store.commits)
@@ -536,8 +546,7 @@ def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
     """What the DNS records depend on: our addresses where we deliver ourselves, the relays' where they do."""
     mechanisms: list[str] = []
     if any(isinstance(route, Direct) for route in routes):
-        detected = (address for address in source_addresses() if ipaddress.ip_address(address).is_global)
-        addresses = settings.send_addresses or tuple(detected)
+        addresses = _public_addresses(settings)
         mechanisms += [f"ip6:{address}" if ":" in address else f"ip4:{address}" for address in addresses]
         if not addresses:
             # Behind address translation the machine does not know its public address; its name's A record does.
@@ -545,6 +554,37 @@ def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
     mechanisms += [f"include:{route.host}" for route in routes if isinstance(route, Smarthost)]
     algorithms = tuple(ALGORITHMS[name] for name in settings.dkim)
     return DnsNames(settings.hostname, tuple(mechanisms), algorithms)  # type: ignore[arg-type]  # the names of ALGORITHMS
+
+
+def surroundings(settings: Settings, routes: tuple[Route, ...], *, serving: bool) -> Surroundings:
+    """What the doctor needs to know. serving: this process is the server."""
+    own_authority = settings.tls_cert is None
+    return Surroundings(
+        names=dns_names(settings, routes),
+        addresses=_public_addresses(settings),
+        direct=any(isinstance(route, Direct) for route in routes),
+        relays=tuple((route.host, route.port) for route in routes if isinstance(route, Smarthost)),
+        dns_servers=settings.dns_servers,
+        mx_port=settings.mx_port,
+        allowed=settings.allow_private_networks,
+        probe_domains=settings.probed_domains,
+        blocklists=settings.blocklists,
+        min_free_disk=settings.min_free_disk,
+        certificate=settings.data_dir / "tls" / "cert.pem" if own_authority else Path(settings.tls_cert),
+        own_authority=own_authority,
+        reachable=any(
+            not address.is_loopback
+            for binds in (settings.https_bind, settings.smtp_bind, settings.smtps_bind)
+            for address in binds
+        ),
+        serving=serving,
+    )
+
+
+def _public_addresses(settings: Settings) -> tuple[str, ...]:
+    """The addresses that direct mail is seen to come from; none when that is not known."""
+    detected = (address for address in source_addresses() if ipaddress.ip_address(address).is_global)
+    return settings.send_addresses or tuple(detected)
 
 
 def _address_of(sock: Any) -> Address:

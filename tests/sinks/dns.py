@@ -86,6 +86,12 @@ class DnsServer:
                 records = found.get(kind, [])
                 for record in records:
                     reply.add_answer(*RR.fromZone(f"{name}. {self.ttl_s} {kind} {record}"))
+                for target in found.get("CNAME", []):
+                    # As a resolver answers: with what the other name has.
+                    reply.add_answer(*RR.fromZone(f"{name}. {self.ttl_s} CNAME {target}"))
+                    there = self.zone.get(target.rstrip("."), {})
+                    for record in there.get(kind, []) if isinstance(there, Mapping) else []:
+                        reply.add_answer(*RR.fromZone(f"{target} {self.ttl_s} {kind} {record}"))
         packet: bytes = reply.pack()
         fault = found.get("!") if isinstance(found, Mapping) else None
         if fault is Fault.TRUNCATED and udp and records:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from sendkit_server.accept import Acceptor
 from sendkit_server.events.metrics import Metrics
-from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.store.store import Store
@@ -37,7 +37,7 @@ class Service:
         health: Health,
         *,
         public_url: str,
-        dns_names: DnsNames,
+        around: Surroundings,
         clock: Callable[[], Instant],
         used: Callable[[ApiKey], None],
         refresh_metrics: Callable[[], Awaitable[None]],
@@ -47,7 +47,8 @@ class Service:
         self.metrics = metrics
         self.health = health
         self.public_url = public_url
-        self.dns_names = dns_names
+        self.around = around
+        self.dns_names = around.names
         self.clock = clock
         self.used = used
         self.refresh_metrics = refresh_metrics

@@ -10,10 +10,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sendkit_server.app import dns_names, now_ms, parsed_routes
+from sendkit_server.app import now_ms, parsed_routes, surroundings
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import Settings
 from sendkit_server.manage import commands
+from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.installation import prepare_data_dir, secret_key
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.store.errors import StoreError, StoreLocked
@@ -53,8 +54,8 @@ def act(settings: Settings, action: str, arguments: dict[str, Any]) -> dict[str,
 async def _here(settings: Settings, store: Store, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
     store.start_managing()
     try:
-        names = dns_names(settings, parsed_routes(settings))
-        return await commands.run(commands.Context(store, names, now_ms, os.urandom), action, arguments)
+        doctor = Doctor(store, surroundings(settings, parsed_routes(settings), serving=False), now_ms)
+        return await commands.run(commands.Context(store, doctor, now_ms, os.urandom), action, arguments)
     finally:
         store.close()
 

@@ -24,7 +24,6 @@ from sendkit_server.deliver.office import LaneView, Tried
 from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
 from sendkit_server.deliver.pace import Limits
-from sendkit_server.deliver.probe import ProbeResult, probe
 from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
@@ -33,6 +32,7 @@ from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Message, Priority
 from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
 from sendkit_server.net.guard import Guard
+from sendkit_server.net.probe import ProbeResult, probe
 from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resolver, in_order
 from sendkit_server.net.tls_client import TlsClient
 from sendkit_server.store.errors import StoreUnavailable

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,13 +18,11 @@ from sendkit_server.deliver.outcome import host_name_trouble, host_trouble, unre
 from sendkit_server.deliver.settings import Timeouts
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
-from sendkit_server.net.connect import Failure, Target, connect
+from sendkit_server.net.connect import Failure, Target, choose_targets, connect
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import MAX_ADDRESSES, DnsProblem, DnsTrouble, Resolver
 from sendkit_server.net.tls_client import TlsClient
 from sendkit_server.wire.smtp_client import TlsWish
-
-ADDRESSES_A_HOST = 2
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -151,15 +149,3 @@ class Dialer:
             return (str(ipaddress.ip_address(host)),)
         except ValueError:
             return await self._resolver.addresses(host)
-
-
-def choose_targets(hosts: Sequence[str], addresses: Sequence[Sequence[str]], port: int) -> list[Target]:
-    """At most MAX_ADDRESSES targets in the hosts' order, not all of them one host's when there are others."""
-    several = sum(1 for each in addresses if each) > 1
-    each_host = ADDRESSES_A_HOST if several else MAX_ADDRESSES
-    targets = [
-        Target(host, address, port)
-        for host, found in zip(hosts, addresses, strict=False)
-        for address in found[:each_host]
-    ]
-    return targets[:MAX_ADDRESSES]
