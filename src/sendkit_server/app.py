@@ -245,7 +245,8 @@ class App:
         token_key = seal.derived_key(self.secret_key, seal.RETURN_PATH_PURPOSE)
 
         def envelope_from(message: Message, job: Job) -> str:
-            return f"{return_path.make(message.id, None, token_key)}@{settings.hostname}"
+            at = self._signers.return_path(message.team_id, message.from_.domain) or settings.hostname
+            return f"{return_path.make(message.id, None, token_key)}@{at}"
 
         self.deliverer = Deliverer(
             DeliverySettings(
@@ -370,15 +371,15 @@ class App:
 
     def _open_inbound(self) -> None:
         settings = self.settings
-        returns = commands.returns_of(self.store, self._now, self._count_inbound)
+        inbound = commands.inbound_of(self.store, self._now, os.urandom, self._count_inbound)
         door = InboundDoor(
             SubmissionSettings(
                 hostname=settings.hostname,
                 max_message_bytes=settings.max_message_bytes,
                 idle_s=settings.smtp_idle / 1000,
             ),
-            lambda local: returns.token_of(local) is not None,
-            returns.take,
+            inbound.takes,
+            inbound.take,
             tls=self._tls_context,
             on_error=lambda name: self.metrics.errors.labels(name, "inbound").inc(),
         )

@@ -20,6 +20,7 @@ from sendkit_server.cli.inbound import inbound
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.cli.queue import queue
+from sendkit_server.cli.reports import reports
 from sendkit_server.cli.suppressions import suppressions
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load
 
@@ -43,6 +44,7 @@ cli.add_command(doctor)
 cli.add_command(domains)
 cli.add_command(inbound)
 cli.add_command(queue)
+cli.add_command(reports)
 cli.add_command(suppressions)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from sendkit_server.events.bounces import Returns
-from sendkit_server.manage import domains, inbox, keys, nodes, queue, suppressions, verification
+from sendkit_server.events.inbound import Inbound
+from sendkit_server.events.reports import Reports
+from sendkit_server.manage import domains, inbox, keys, nodes, queue, reports, suppressions, verification
 from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.doctor_domains import report_lines
 from sendkit_server.manage.domains import DnsNames, Domain
@@ -47,10 +49,14 @@ class Context(msgspec.Struct, frozen=True):
         return self.doctor.around.names
 
 
-def returns_of(store: Store, clock: Callable[[], Instant], count: Callable[[str], None]) -> Returns:
-    """What takes in bounces and complaints."""
+def inbound_of(
+    store: Store, clock: Callable[[], Instant], entropy: Callable[[int], bytes], count: Callable[[str], None]
+) -> Inbound:
+    """What takes in bounces, complaints and reports."""
     secret = seal.derived_key(store.secret_key, seal.RETURN_PATH_PURPOSE)
-    return Returns(store, secret, store.suppressed.suppress, clock, count)
+    return Inbound(
+        Returns(store, secret, store.suppressed.suppress, clock, count), Reports(store, clock, entropy, count)
+    )
 
 
 async def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Json:
@@ -297,10 +303,24 @@ async def _list_nodes(context: Context, team_id: int, arguments: Mapping[str, An
     }
 
 
+async def _list_reports(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    name = arguments.get("domain")
+    if name is not None:
+        found = await domains.show_domain(context.store, team_id, name, context.dns_names)
+        if found is None:
+            raise _no_domain(name)
+        name = found.row.name
+    summed = await reports.summaries(
+        context.store, team_id, name, arguments["days"], context.doctor.around.resolver(), context.clock()
+    )
+    times = [{"begins_at": api_time(each.begins_at), "ends_at": api_time(each.ends_at)} for each in summed]
+    return {"data": [{**msgspec.to_builtins(each), **at} for each, at in zip(summed, times, strict=True)]}
+
+
 async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """A mail that came back, whoever's it is: its return path says so."""
-    returns = returns_of(context.store, context.clock, context.count_inbound)
-    taken = await returns.take(arguments["locals"], b64decode(arguments["raw"]))
+    inbound = inbound_of(context.store, context.clock, context.entropy, context.count_inbound)
+    taken = await inbound.take(arguments["locals"], b64decode(arguments["raw"]))
     return {"result": str(taken), "final": taken.is_final}
 
 
@@ -348,5 +368,6 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "suppressions.add": _add_suppression,
     "suppressions.remove": _remove_suppression,
     "nodes.list": _list_nodes,
+    "reports.list": _list_reports,
     "inbound.take": _take_inbound,
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from sendkit_server.manage.dmarc import DmarcPolicy, find_policy
 from sendkit_server.manage.dns_checks import RecordCheck, Verdict, check_records
 from sendkit_server.manage.doctor_outside import look_at_inbound
-from sendkit_server.manage.domains import RETURN_PATH_LABEL, Domain
+from sendkit_server.manage.domains import Domain
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.manage.verification import required
 from sendkit_server.model.finding import Finding, FindingStatus
 from sendkit_server.net.resolver import Resolver
+from sendkit_server.store.queries.domains import RETURN_PATH_LABEL
 
 DMARC_REPORTS = "dmarc-reports"
 TLS_REPORTS = "tls-reports"

@@ -15,6 +15,7 @@ from sendkit_server.model.ids import ENTROPY_BYTES, make_id
 from sendkit_server.model.instant import Instant
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
+from sendkit_server.store.queries.domains import RETURN_PATH_LABEL
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 from sendkit_server.wire import dkim_keys
@@ -27,7 +28,6 @@ DEFAULT_REGION = "local"
 TLS_POLICIES = ("opportunistic", "enforced")
 RECORD_TTL_S = 3600
 MX_PRIORITY = 10
-RETURN_PATH_LABEL = "send"
 
 
 class DnsNames(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class DnsRecord(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """What its status is kept under."""
-        return f"{self.kind} {self.name}"
+        return queries.record_key(self.kind, self.name)
 
     def zone_line(self) -> str:
         """The record as one line of a BIND zone file; a long TXT value in strings of ≤ 255 bytes (RFC 1035 3.3)."""

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Connection
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.store.queries import nodes
+from sendkit_server.store.queries import nodes, reports
 from sendkit_server.store.queries import retention as queries
 from sendkit_server.store.store import Store
 
@@ -56,8 +56,22 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
         if dropped:
             log.info("retention.partitions_dropped", partitions=dropped)
         removed += await _remove(store, table, before)
+    removed += await _remove_reports(store, now - kept.events)
     await store.write_quietly(lambda connection: nodes.forget_ended(connection, now))
     return removed
+
+
+async def _remove_reports(store: Store, before: Instant) -> int:
+    """Reports of receivers are kept as long as events."""
+    removed = 0
+    for team_id in await store.read(queries.team_ids):
+        while step := await store.write_quietly(_removing_reports(team_id, before)):
+            removed += step
+    return removed
+
+
+def _removing_reports(team_id: int, before: Instant) -> Callable[[Connection], int]:
+    return lambda connection: reports.remove_slice(connection, team_id, before)
 
 
 def _dropping(store: Store, table: str, before: Instant) -> Callable[[Connection], list[str]]:
