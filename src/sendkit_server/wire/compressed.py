@@ -33,7 +33,11 @@ def pieces(data: bytes, most_bytes: int) -> Iterator[bytes]:
     elif len(data) > most_bytes:
         raise CannotOpen(f"it is larger than {most_bytes} bytes")
     else:
-        yield data
+        yield from _cut(data)
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
 
 
 def _first_of_zip(data: bytes, most_bytes: int) -> Iterator[bytes]:
@@ -49,7 +53,7 @@ def _first_of_zip(data: bytes, most_bytes: int) -> Iterator[bytes]:
     elif method == _STORED and not flags & _SIZE_COMES_LATER:
         if packed > most_bytes or start + packed > len(data):
             raise CannotOpen("the zip archive is cut short, or too large")
-        yield data[start : start + packed]
+        yield from _cut(data[start : start + packed])
     else:
         raise CannotOpen("the zip archive is compressed in a way that reports are not")
 

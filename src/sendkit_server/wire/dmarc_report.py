@@ -20,6 +20,7 @@ MAX_RECORDS = 10_000
 MAX_KEPT = 1_000  # rows
 MAX_DEPTH = 12
 MAX_ELEMENTS = 1_000_000
+MAX_TAG_BYTES = 64 * 1024
 MAX_TEXT_CHARACTERS = 2_000
 MAX_WORDS = 255  # of a text that is kept
 MAX_COUNT = 10**12
@@ -106,8 +107,13 @@ def read_dmarc_report(xml: Iterable[bytes]) -> DmarcReport:
     parser.CharacterDataHandler = reader.text
     parser.StartDoctypeDeclHandler = _refuse
     parser.EntityDeclHandler = _refuse
+    fed = 0
     for piece in xml:
         _feed(parser, piece)
+        fed += len(piece)
+        # What expat still holds is one tag; with a million attributes it would keep everybody waiting.
+        if fed - parser.CurrentByteIndex > MAX_TAG_BYTES + len(piece):
+            raise NotAReport("the XML has a tag that is longer than those of a report")
     _feed(parser, b"", is_last=True)
     return _report(reader.meta, reader.rows)
 

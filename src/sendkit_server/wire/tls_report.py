@@ -48,22 +48,22 @@ class TlsReport(msgspec.Struct, frozen=True):
     email: str = ""
 
 
-class _Range(msgspec.Struct, rename="kebab"):
+class _Range(msgspec.Struct, rename="kebab", frozen=True):
     start_datetime: datetime
     end_datetime: datetime
 
 
-class _Policy(msgspec.Struct, rename="kebab"):
+class _Policy(msgspec.Struct, rename="kebab", frozen=True):
     policy_type: str = ""
     policy_domain: str = ""
 
 
-class _Summary(msgspec.Struct, rename="kebab"):
+class _Summary(msgspec.Struct, rename="kebab", frozen=True):
     total_successful_session_count: int = 0
     total_failure_session_count: int = 0
 
 
-class _Failure(msgspec.Struct, rename="kebab"):
+class _Failure(msgspec.Struct, rename="kebab", frozen=True):
     result_type: str = ""
     sending_mta_ip: str | None = None
     receiving_mx_hostname: str | None = None
@@ -73,13 +73,13 @@ class _Failure(msgspec.Struct, rename="kebab"):
     failure_reason_code: str | None = None
 
 
-class _Item(msgspec.Struct, rename="kebab"):
+class _Item(msgspec.Struct, rename="kebab", frozen=True):
     policy: _Policy
     summary: _Summary = _Summary()
     failure_details: list[_Failure] = []
 
 
-class _Report(msgspec.Struct, rename="kebab"):
+class _Report(msgspec.Struct, rename="kebab", frozen=True):
     date_range: _Range
     report_id: str
     policies: list[_Item]
