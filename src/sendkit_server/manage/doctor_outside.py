@@ -189,13 +189,17 @@ async def look_at_inbound(name: str, around: Surroundings, resolver: Resolver, d
         note = "" if around.serving else " (no server is running here)"
         fix = f"SENDKIT_INBOUND_BIND=0.0.0.0:{around.mx_port}, and let port {around.mx_port} through the firewall"
         return Finding("inbound", ERROR, f"nobody answers for {name}: {text}{note}", why, fix, domain)
-    words = answer.line.split()
     at = f"{answer.target.host} [{answer.target.address}]:{answer.target.port}"
-    if len(words) > 1 and words[0][:3] == "220" and words[1].lower() == around.names.hostname.lower():
+    if _greets_as(answer.line, around.names.hostname):
         return Finding("inbound", OK, f"{name} leads to this server at {at}", domain=domain)
     text = f"another server answers for {name} at {at}: {answer.line[:100]!r}"
     fix = f"{line}  (or let that server hand bounces to `sendkit inbound`)"
     return Finding("inbound", WARNING, text, why, fix, domain)
+
+
+def _greets_as(line: str, hostname: str) -> bool:
+    """`220 name …`, or `220-name …` when more lines follow (RFC 5321 4.2)."""
+    return line[:3] == "220" and line[3:4] in (" ", "-") and [hostname.lower()] == line[4:].lower().split()[:1]
 
 
 async def _targets(hosts: Sequence[str], port: int, resolver: Resolver) -> list[Target] | DnsProblem:
