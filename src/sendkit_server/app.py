@@ -42,6 +42,7 @@ from sendkit_server.deliver.stored import DeliveryView
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.manage import commands, installation
 from sendkit_server.manage.certificates import local_certificate
+from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.surroundings import Surroundings
@@ -393,7 +394,7 @@ class App:
     async def _open_control(self) -> None:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
-        context = commands.Context(self.store, self.doctor, self._now, os.urandom, self._count_inbound)
+        context = Context(self.store, self.doctor, self._now, os.urandom, self._count_inbound)
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
         await self._control.listen(sock)

@@ -57,7 +57,13 @@ async def test_each_scope_is_looked_at_by_itself(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("statuses", "together"),
-    [("", "ok"), ("ok", "ok"), ("ok unknown", "unknown"), ("warning unknown", "warning"), ("ok error warning", "error")],
+    [
+        ("", "ok"),
+        ("ok", "ok"),
+        ("ok unknown", "unknown"),
+        ("warning unknown", "warning"),
+        ("ok error warning", "error"),
+    ],
 )
 def test_the_worst_counts(statuses: str, together: str) -> None:
     assert worst([found(status) for status in statuses.split()]) == together

@@ -28,7 +28,14 @@ NAMES = DnsNames("mail.a.test", ("ip4:192.0.2.1",))
 NOW = 1_764_028_800_000
 
 
-def row(source: str = "192.0.2.1", count: int = 1, dkim: str = "pass", spf: str = "pass", at: str = "a.test", then: str = "none") -> str:
+def row(
+    source: str = "192.0.2.1",
+    count: int = 1,
+    dkim: str = "pass",
+    spf: str = "pass",
+    at: str = "a.test",
+    then: str = "none",
+) -> str:
     return (
         f"<record><row><source_ip>{source}</source_ip><count>{count}</count><policy_evaluated><disposition>{then}</disposition>"
         f"<dkim>{dkim}</dkim><spf>{spf}</spf></policy_evaluated></row><identifiers><header_from>{at}</header_from></identifiers></record>"

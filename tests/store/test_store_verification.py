@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from sinks import DnsServer, Fault
@@ -61,7 +61,10 @@ async def test_a_domain_may_send_once_its_records_are_published(store: Store, dn
     publish(dns, domain, "DKIM", "SPF")
     assert (await verified(store, dns))[0] == "pending"
     publish(dns, domain, "DKIM", "SPF", "MX")
-    assert await verified(store, dns) == ("verified", {"DKIM": "verified", "SPF": "verified", "MX": "verified", "DMARC": "pending"})
+    assert await verified(store, dns) == (
+        "verified",
+        {"DKIM": "verified", "SPF": "verified", "MX": "verified", "DMARC": "pending"},
+    )
     assert await may_send(store)
 
 
@@ -70,7 +73,10 @@ async def test_a_wrong_record_fails_and_so_does_one_that_has_gone(store: Store, 
     publish(dns, domain)
     await verified(store, dns)
     publish(dns, domain, "DKIM", "SPF", "DMARC")
-    assert await verified(store, dns) == ("failed", {"DKIM": "verified", "SPF": "verified", "MX": "failed", "DMARC": "verified"})
+    assert await verified(store, dns) == (
+        "failed",
+        {"DKIM": "verified", "SPF": "verified", "MX": "failed", "DMARC": "verified"},
+    )
     assert not await may_send(store)
     dns.zone["send.a.test"] = {"TXT": ['"v=spf1 -all"'], "MX": ["10 mail.a.test."]}
     assert (await verified(store, dns))[1]["SPF"] == "failed"
@@ -188,8 +194,7 @@ async def test_slow_dns_leaves_what_was_found_before(
     await hours.look()
     before = hours.now
     monkeypatch.setattr("sendkit_server.manage.doctor.WHOLE_S", 0.1)
-    never: Callable[[str], asyncio.Future[None]] = lambda name: asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(Resolver, "texts", lambda self, name: never(name))
+    monkeypatch.setattr(Resolver, "texts", lambda self, name: asyncio.get_running_loop().create_future())
     await hours.look()
     (scope,) = [row.row.id for row in (await domains.list_domains(store, 1, NAMES, 0, 10))[0]]
     assert await store.read(lambda connection: finding_queries.standing(connection, scope, "dkim")) == ("error", before)

@@ -14,6 +14,7 @@ from sendkit_server.app import now_ms, parsed_routes, surroundings
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import Settings
 from sendkit_server.manage import commands
+from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.installation import prepare_data_dir, secret_key
 from sendkit_server.manage.keys import ManageError
@@ -55,7 +56,7 @@ async def _here(settings: Settings, store: Store, action: str, arguments: dict[s
     store.start_managing()
     try:
         doctor = Doctor(store, surroundings(settings, parsed_routes(settings), serving=False), now_ms)
-        return await commands.run(commands.Context(store, doctor, now_ms, os.urandom), action, arguments)
+        return await commands.run(Context(store, doctor, now_ms, os.urandom), action, arguments)
     finally:
         store.close()
 

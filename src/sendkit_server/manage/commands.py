@@ -9,44 +9,22 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from sendkit_server.events.bounces import Returns
 from sendkit_server.events.inbound import Inbound
 from sendkit_server.events.reports import Reports
-from sendkit_server.manage import domains, inbox, keys, nodes, queue, reports, suppressions, verification
-from sendkit_server.manage.doctor import Doctor
-from sendkit_server.manage.doctor_domains import report_lines
-from sendkit_server.manage.domains import DnsNames, Domain
+from sendkit_server.manage import domains, inbox, keys, look_out, nodes, queue, suppressions
+from sendkit_server.manage.context import Context, Json
 from sendkit_server.manage.keys import ManageError
+from sendkit_server.manage.look_out import no_domain, report_lines_of, worded
 from sendkit_server.model.address import AddressError
-from sendkit_server.model.finding import FindingStatus, worst
 from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.store import seal
-from sendkit_server.store.queries import findings as finding_queries
 from sendkit_server.store.queries import keys as key_queries
 from sendkit_server.store.queries.queue import Target
 from sendkit_server.store.queries.suppressions import SuppressionFilter
 from sendkit_server.store.store import Store
 
-Json = dict[str, Any]
 SUPPRESSIONS_A_PAGE = 100
-DOMAINS_AT_ONCE = 500  # of a look that somebody waits for
-
-
-class Context(msgspec.Struct, frozen=True):
-    """What actions work with. entropy: n random bytes.  count_inbound: told what became of a mail that came back."""
-
-    store: Store
-    doctor: Doctor
-    clock: Callable[[], Instant]
-    entropy: Callable[[int], bytes]
-    count_inbound: Callable[[str], None] = lambda kind: None
-
-    @property
-    def dns_names(self) -> DnsNames:
-        """What records depend on."""
-        return self.doctor.around.names
 
 
 def inbound_of(
@@ -120,76 +98,27 @@ async def _add_domain(context: Context, team_id: int, arguments: Mapping[str, An
         now=context.clock(),
         entropy=context.entropy,
     )
-    return _domain(added)
+    return worded(added)
 
 
 async def _set_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     name = arguments["name"]
     found = await domains.set_tls(context.store, team_id, name, arguments["tls"], context.dns_names, context.clock())
     if found is None:
-        raise _no_domain(name)
-    return _domain(found)
+        raise no_domain(name)
+    return worded(found)
 
 
 async def _show_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     found = await domains.show_domain(context.store, team_id, arguments["name"], context.dns_names)
     if found is None:
-        raise _no_domain(arguments["name"])
-    return {**_domain(found), "report_lines": await _report_lines(context, found)}
-
-
-async def _report_lines(context: Context, domain: Domain) -> list[str]:
-    """What to publish to get reports: nothing until a look has found that mail for the return path comes to us."""
-    scope = str(domain.row.id)
-    inbound = await context.store.read(lambda connection: finding_queries.standing(connection, scope, "inbound"))
-    return list(report_lines(domain.row.name)) if inbound is not None and inbound[0] == FindingStatus.OK else []
-
-
-async def _verify_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    name = arguments["name"]
-    resolver = context.doctor.around.resolver()
-    done = await verification.verify(context.store, team_id, name, context.dns_names, resolver, context.clock())
-    if done is None:
-        raise _no_domain(name)
-    checks = [
-        {
-            "record_type": check.record.kind,
-            "name": check.record.name,
-            "verdict": str(check.verdict),
-            "found": check.found,
-            "required": check.record in verification.required([each.record for each in done.checks]),
-            "zone_line": check.record.zone_line(),
-        }
-        for check in done.checks
-    ]
-    return {**_domain(done.domain), "checks": checks}
-
-
-async def _examine(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    """The server and the team's domains, or the one that is named."""
-    name = arguments.get("domain")
-    found, total = await domains.list_domains(context.store, team_id, context.dns_names, 0, DOMAINS_AT_ONCE)
-    if name is not None:
-        one = await domains.show_domain(context.store, team_id, name, context.dns_names)
-        if one is None:
-            raise _no_domain(name)
-        found, total = [one], 1
-    findings = await context.doctor.examine(found)
-    return {
-        "status": str(worst(findings)),
-        "findings": [msgspec.to_builtins(finding) for finding in findings],
-        "domains_left": total - len(found),
-        "serving": context.doctor.around.serving,
-    }
-
-
-def _no_domain(name: str) -> ManageError:
-    return ManageError(f"there is no domain {name}; add it with `sendkit domains add {name}`")
+        raise no_domain(arguments["name"])
+    return {**worded(found), "report_lines": await report_lines_of(context, found)}
 
 
 async def _list_domains(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     found, _ = await domains.list_domains(context.store, team_id, context.dns_names, 0, 1000)
-    return {"data": [_domain(one) for one in found]}
+    return {"data": [worded(one) for one in found]}
 
 
 async def _list_inbox(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -303,47 +232,11 @@ async def _list_nodes(context: Context, team_id: int, arguments: Mapping[str, An
     }
 
 
-async def _list_reports(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    name = arguments.get("domain")
-    if name is not None:
-        found = await domains.show_domain(context.store, team_id, name, context.dns_names)
-        if found is None:
-            raise _no_domain(name)
-        name = found.row.name
-    summed = await reports.summaries(
-        context.store, team_id, name, arguments["days"], context.doctor.around.resolver(), context.clock()
-    )
-    times = [{"begins_at": api_time(each.begins_at), "ends_at": api_time(each.ends_at)} for each in summed]
-    return {"data": [{**msgspec.to_builtins(each), **at} for each, at in zip(summed, times, strict=True)]}
-
-
 async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """A mail that came back, whoever's it is: its return path says so."""
     inbound = inbound_of(context.store, context.clock, context.entropy, context.count_inbound)
     taken = await inbound.take(arguments["locals"], b64decode(arguments["raw"]))
     return {"result": str(taken), "final": taken.is_final}
-
-
-def _domain(found: Domain) -> Json:
-    return {
-        "id": found.row.id,
-        "name": found.row.name,
-        "status": found.row.status,
-        "trusted": found.row.trusted,
-        "tls": found.row.tls,
-        "records": [
-            {
-                "record_type": record.kind,
-                "type": record.type,
-                "name": record.name,
-                "value": record.value,
-                "priority": record.priority,
-                "status": record.status,
-                "zone_line": record.zone_line(),
-            }
-            for record in found.records
-        ],
-    }
 
 
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
@@ -354,8 +247,8 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "domains.set": _set_domain,
     "domains.show": _show_domain,
     "domains.list": _list_domains,
-    "domains.verify": _verify_domain,
-    "doctor": _examine,
+    "domains.verify": look_out.verify_domain,
+    "doctor": look_out.examine,
     "inbox.list": _list_inbox,
     "inbox.clear": _clear_inbox,
     "queue.list": _list_queue,
@@ -368,6 +261,6 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "suppressions.add": _add_suppression,
     "suppressions.remove": _remove_suppression,
     "nodes.list": _list_nodes,
-    "reports.list": _list_reports,
+    "reports.list": look_out.list_reports,
     "inbound.take": _take_inbound,
 }

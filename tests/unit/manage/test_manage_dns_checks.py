@@ -102,7 +102,10 @@ async def test_spf_has_to_let_every_address_of_ours_send(texts: list[str], verdi
 
 async def test_a_name_stands_for_its_addresses():
     names = DnsNames("mail.a.test", ("a:mail.a.test",))
-    zone: dict[str, Any] = {"send.a.test": {"TXT": ['"v=spf1 ip4:192.0.2.1 -all"']}, "mail.a.test": {"A": ["192.0.2.1"]}}
+    zone: dict[str, Any] = {
+        "send.a.test": {"TXT": ['"v=spf1 ip4:192.0.2.1 -all"']},
+        "mail.a.test": {"A": ["192.0.2.1"]},
+    }
     assert (await check(SPF, zone, names)).verdict is Verdict.OK
     zone["mail.a.test"] = {"A": ["192.0.2.1", "192.0.2.2"]}
     assert (await check(SPF, zone, names)).verdict is Verdict.WRONG

@@ -19,7 +19,7 @@ from sendkit_server.manage import doctor_here, doctor_outside
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.dns_checks import Verdict
 from sendkit_server.manage.doctor_domains import look_at_domain, report_lines
-from sendkit_server.manage.domains import DnsNames, Domain, DnsRecord
+from sendkit_server.manage.domains import DnsNames, DnsRecord, Domain
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.finding import Finding
 from sendkit_server.net.resolver import Resolver
@@ -46,7 +46,9 @@ def resolver(dns: DnsServer) -> Resolver:
 
 
 def around(**changes: Any) -> Surroundings:
-    return Surroundings(**{"names": NAMES, "addresses": (US,), "blocklists": ("list.test",), "allowed": LOOPBACK, **changes})
+    return Surroundings(
+        **{"names": NAMES, "addresses": (US,), "blocklists": ("list.test",), "allowed": LOOPBACK, **changes}
+    )
 
 
 def statuses(findings: Sequence[Finding]) -> list[tuple[str, str]]:
@@ -110,7 +112,12 @@ async def test_every_address_is_looked_at_and_ours_is_found_behind_translation(d
     found = await doctor_outside.look_at_addresses(around(addresses=()), resolver(dns))
     assert statuses(found) == [("reverse_dns", "ok"), ("blocklist", "ok")]
     found = await doctor_outside.look_at_addresses(around(addresses=(US, "192.0.2.9")), resolver(dns))
-    assert statuses(found) == [("reverse_dns", "ok"), ("reverse_dns", "error"), ("blocklist", "ok"), ("blocklist", "ok")]
+    assert statuses(found) == [
+        ("reverse_dns", "ok"),
+        ("reverse_dns", "error"),
+        ("blocklist", "ok"),
+        ("blocklist", "ok"),
+    ]
     del dns.zone[HOST]
     found = await doctor_outside.look_at_addresses(around(addresses=()), resolver(dns))
     assert statuses(found) == [("reverse_dns", "unknown")]
@@ -156,7 +163,9 @@ async def inbound(dns: DnsServer, **changes: Any) -> Finding:
         (b"", "error", "nobody answers"),
     ],
 )
-async def test_mail_for_the_return_path_has_to_come_to_us(dns: DnsServer, greeting: Any, status: str, words: str, monkeypatch: pytest.MonkeyPatch):
+async def test_mail_for_the_return_path_has_to_come_to_us(
+    dns: DnsServer, greeting: Any, status: str, words: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(doctor_outside, "CONNECT_S", 0.5)
     async with SmtpSink(next(own_addresses()), answers={"greeting": greeting}) as sink:
         dns.zone |= {"send.a.test": {"MX": [f"10 mx.{HOST}."]}, f"mx.{HOST}": {"A": [sink.host]}}
@@ -279,7 +288,13 @@ def own_certificate(path: Path, *, days: int, name: str = HOST) -> Path:
 
 @pytest.mark.parametrize(
     ("days", "name", "status"),
-    [(90, HOST, "ok"), (90, "*.a.test", "ok"), (90, "other.test", "warning"), (5, HOST, "warning"), (-1, HOST, "error")],
+    [
+        (90, HOST, "ok"),
+        (90, "*.a.test", "ok"),
+        (90, "other.test", "warning"),
+        (5, HOST, "warning"),
+        (-1, HOST, "error"),
+    ],
 )
 async def test_a_certificate_is_for_our_name_and_has_time_left(tmp_path: Path, days: int, name: str, status: str):
     path = own_certificate(tmp_path / "cert.pem", days=days, name=name)

@@ -145,7 +145,12 @@ def test_a_tls_report_is_read(media_type: str):
     found = read_report_mail(mail(gzip.compress(raw) if "gzip" in media_type else raw, media_type)).report
     assert isinstance(found, TlsReport)
     (policy,) = found.policies
-    assert (found.organization, policy.domain, policy.succeeded, policy.failed) == ("Google Inc.", "send.a.test", 5326, 3)
+    assert (found.organization, policy.domain, policy.succeeded, policy.failed) == (
+        "Google Inc.",
+        "send.a.test",
+        5326,
+        3,
+    )
     assert policy.failures == (
         TlsFailure("certificate-expired", 3, "mail.a.test", "2001:db8::a", "192.0.2.1", "X509_V_ERR_CERT_HAS_EXPIRED"),
     )
@@ -205,7 +210,11 @@ def test_a_domain_that_is_none_is_nobodys():
 
 def bomb(window: int, size: int = 2 * MAX_XML_BYTES) -> bytes:
     packer = zlib.compressobj(1, zlib.DEFLATED, window)
-    return b"".join([packer.compress(b"<feedback>")] + [packer.compress(b" " * 65536) for _ in range(size // 65536)] + [packer.flush()])
+    return b"".join(
+        [packer.compress(b"<feedback>")]
+        + [packer.compress(b" " * 65536) for _ in range(size // 65536)]
+        + [packer.flush()]
+    )
 
 
 def test_bombs_are_left_after_ten_megabytes():
