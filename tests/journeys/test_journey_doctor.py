@@ -80,7 +80,6 @@ async def test_a_domain_sends_once_its_published_records_are_seen(
     status, out, _ = await server.command("domains", "verify", "sender.test")
     # The three that are required, and the sentence about it; nobody has a DMARC record.
     assert (status, out.count("unavailable")) == (0, 3 + 1)
-    assert (await server.command("domains", "verify", "nobody.test"))[0] == 1
 
 
 async def test_the_api_verifies_as_well(server: Server, key: str, dns: DnsServer, sink: SmtpSink) -> None:

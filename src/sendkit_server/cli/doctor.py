@@ -72,4 +72,11 @@ def _print_finding(finding: dict[str, Any]) -> None:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(printable(text), WIDTH, initial_indent=" " * 24, subsequent_indent=" " * 24).lstrip()
+    return textwrap.fill(
+        printable(text),
+        WIDTH,
+        initial_indent=" " * 24,
+        subsequent_indent=" " * 24,
+        break_on_hyphens=False,
+        break_long_words=False,
+    ).lstrip()
