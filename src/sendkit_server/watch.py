@@ -31,6 +31,7 @@ from sendkit_server.store.store import Store
 WATCH_S = 5.0
 JUMP_MS = 10 * MINUTE_MS  # which takes two hours to follow
 PROBE_AGAIN_S = 60.0
+WARNINGS = 20  # of the doctor; more are for `sendkit doctor`
 FIRST_LOOK_S = 60.0  # a server that has just been set up, its DNS too
 QUEUE_LOOK_S = 1.0
 QUEUE_LOOK_ALONE_S = 30.0  # nobody else can have written
@@ -152,11 +153,13 @@ class DoctorWatch:
         self._clock = clock
 
     def warnings(self) -> list[Warning_]:
-        """The errors of the last look. Port 25 has a watch of its own."""
+        """The errors of the last look, the first WARNINGS of them. Port 25 has a watch of its own."""
+        errors = [
+            one for one in self._doctor.findings.values() if one.status is FindingStatus.ERROR and one.name != "port_25"
+        ]
         return [
             Warning_(f"doctor_{one.name}", _of_domain(one), one.fix or "see `sendkit doctor`")
-            for one in self._doctor.findings.values()
-            if one.status is FindingStatus.ERROR and one.name != "port_25"
+            for one in errors[:WARNINGS]
         ]
 
     async def run(self) -> None:

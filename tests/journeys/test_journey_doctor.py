@@ -7,7 +7,7 @@ import gzip
 import json
 import smtplib
 import time
-from base64 import encodebytes
+from base64 import b64encode, encodebytes
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -195,9 +195,12 @@ async def test_receivers_reports_come_by_mail(server: Server, key: str) -> None:
     await asyncio.to_thread(bring, raw)
     await asyncio.to_thread(bring, raw)
     await asyncio.to_thread(bring, report_mail(begin, "foreign.test"))
+    # As a mail server's pipe hands it over.
+    piped = await server.act("inbound.take", locals=["tls-reports"], raw=b64encode(raw).decode())
+    assert piped == {"result": "repeated", "final": True}
     metrics = (await server.call("GET", "/metrics")).raw.decode()
-    for kind in ("reported", "repeated", "nobody"):
-        assert f'sendkit_inbound_total{{kind="{kind}"}} 1.0' in metrics
+    for kind, count in (("reported", 1), ("repeated", 2), ("nobody", 1)):
+        assert f'sendkit_inbound_total{{kind="{kind}"}} {count}.0' in metrics
     (summary,) = (await server.act("reports.list", domain=None, days=7))["data"]
     assert (summary["domain"], summary["mails"], summary["passed"], summary["spf"]) == ("sender.test", 12, 12, 0)
     _, out, _ = await server.command("reports", "sender.test", "--days", "7")

@@ -133,6 +133,13 @@ async def test_only_domains_of_ours_are_looked_at(world: World) -> None:
     assert await world.stored() == 0
 
 
+async def test_days_that_are_long_past_or_still_to_come_are_not_reported(world: World) -> None:
+    world.now += 100 * DAY_MS
+    assert await world.take(dmarc(row())) is Taken.IGNORED
+    world.now = NOW - 3 * DAY_MS
+    assert await world.take(dmarc(row())) is Taken.IGNORED
+
+
 async def test_a_report_may_be_about_several_domains_and_what_is_below_them(world: World) -> None:
     rows = (row(at="news.a.test", count=2), row(at="b.test", count=3), row(at="c.test", count=4))
     assert await world.take(dmarc(*rows, domain="test")) is Taken.REPORTED

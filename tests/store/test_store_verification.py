@@ -182,6 +182,8 @@ async def test_a_domain_that_another_node_has_just_looked_at_is_left_alone(store
     dns.questions.clear()
     await other.look()
     assert ("sendkit._domainkey.a.test", "TXT") not in dns.questions
+    # What it has found is known here as well.
+    assert other.doctor.findings["a.test", "dkim"] == one.doctor.findings["a.test", "dkim"]
     await other.look()
     assert ("sendkit._domainkey.a.test", "TXT") in dns.questions
 

@@ -60,9 +60,7 @@ def domain_dns(name: str, team: str, as_json: bool) -> None:
     else:
         _records(result)
         if result["report_lines"]:
-            click.echo(
-                "; receivers will report to this server, if you publish (the first in place of the plain DMARC record):"
-            )
+            click.echo("; to get receivers' reports, publish also (or add the rua= to the DMARC record that you have):")
             for line in result["report_lines"]:
                 click.echo(f"; {line}")
 

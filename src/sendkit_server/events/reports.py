@@ -27,6 +27,7 @@ from sendkit_server.wire.tls_report import TlsReport
 LOCAL_PARTS = frozenset({"dmarc-reports", "tls-reports"})
 MAX_A_DAY = 1_000  # of one team; a domain that is much written to gets some hundreds
 MAX_DOMAINS = 50  # of one report
+OLDEST_MS = 90 * DAY_MS
 
 Report = DmarcReport | TlsReport
 
@@ -61,6 +62,9 @@ class Reports:
         return result
 
     async def _store_it(self, report: Report) -> tuple[Taken, str]:
+        now = self._clock()
+        if not now - OLDEST_MS <= report.begins_at <= now + DAY_MS:
+            return Taken.IGNORED, "its days are long past, or still to come"
         names = dict.fromkeys(name for about in _domains(report) for name in _upwards(about))
         try:
             return await self._store.write_quietly(lambda connection: self._add(connection, report, list(names)))

@@ -101,6 +101,8 @@ def judge_dkim(record: DnsRecord, texts: tuple[str, ...] | DnsProblem) -> Judged
 def _key_trouble(record: DnsRecord, text: str, tags: dict[str, str] | None) -> str | None:
     """Why receivers cannot verify with this key what we sign; None when they can."""
     ours = parse_tags(record.value) or {}
+    if "\\;" in text:
+        return f"it has backslashes before its semicolons, which belong only into zone files: {_shown(text)}"
     if tags is None:
         return f"the record cannot be read: {_shown(text)}"
     if "v" in tags and (next(iter(tags)) != "v" or tags["v"] != "DKIM1"):
@@ -191,7 +193,7 @@ async def _judge_relay(resolver: Resolver, name: str, relay: str, addresses: Seq
     walked = await evaluate(resolver, name, "0.0.0.0")  # noqa: S104 - asked about, not bound
     if walked.result in (SpfResult.TEMPERROR, SpfResult.PERMERROR):
         return _judged(walked, f"the relay {relay}")
-    if relay in walked.included:
+    if relay.lower().rstrip(".") in walked.included:
         return Verdict.OK, f"the relay {relay} is included"
     if own or not walked.included:
         return Verdict.WRONG, f"the relay {relay} is not included"

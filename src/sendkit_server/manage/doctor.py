@@ -87,6 +87,8 @@ class Doctor:
         ids = [str(domain.row.id) for domain in page]
         at = await self._store.read(lambda connection: queries.looked_at(connection, ids))
         due = [domain for domain in page if at.get(domain.row.id, 0) <= not_since]
+        others = [str(domain.row.id) for domain in page if domain not in due]
+        self.remember(await self._store.read(lambda connection: queries.kept(connection, others)))
         for look in filter(_is_whole, await self._domains(due, self.around.resolver())):
             domain = look.domain
             await self._keep(domain.row.id, look.findings)

@@ -21,7 +21,6 @@ class Surroundings(msgspec.Struct, frozen=True):
     port of each.  probe_domains: whose mail hosts tell whether port 25 is open; none: not looked at.  blocklists: DNS
     zones.  certificate: of our listeners; None when none has been made yet.  own_authority: it was made here, so nobody
     else can check it.  reachable: a listener can be reached from other machines.  serving: this process is the server.
-    doors: where an inbound listener takes mail for this process.
     """
 
     names: DnsNames

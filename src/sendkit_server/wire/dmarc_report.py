@@ -24,7 +24,8 @@ MAX_TAG_BYTES = 64 * 1024
 MAX_TEXT_CHARACTERS = 2_000
 MAX_WORDS = 255  # of a text that is kept
 MAX_COUNT = 10**12
-MAX_TIME_S = 10**11
+MAX_TIME_S = 10**10
+MAX_DAYS = 32  # of one report
 
 _DOMAIN = re.compile(r"[a-z0-9_.-]{1,253}")
 
@@ -198,11 +199,13 @@ def _report(meta: dict[str, str], rows: list[DmarcRow]) -> DmarcReport:
     missing = [name for name in ("organization", "report_id", "begin", "end", "domain") if not meta.get(name)]
     if missing:
         raise NotAReport(f"the report has no {', '.join(missing)}")
+    begins_at, ends_at = (whole_number(meta[name], MAX_TIME_S) * 1000 for name in ("begin", "end"))
+    check_days(begins_at, ends_at)
     return DmarcReport(
         meta["organization"][:MAX_WORDS],
         meta["report_id"][:MAX_WORDS],
-        whole_number(meta["begin"], MAX_TIME_S) * 1000,
-        whole_number(meta["end"], MAX_TIME_S) * 1000,
+        begins_at,
+        ends_at,
         domain_of(meta["domain"]),
         meta.get("policy", "").lower()[:20],
         tuple(rows),
@@ -215,6 +218,12 @@ def whole_number(text: str, most: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= most):
         raise NotAReport(f"{text[:40]!r} is no number that may stand there")
     return int(text)
+
+
+def check_days(begins_at: int, ends_at: int) -> None:
+    """Whether a report is about one stretch of days, in milliseconds. NotAReport."""
+    if not 0 <= begins_at <= ends_at <= begins_at + MAX_DAYS * 86_400_000:
+        raise NotAReport("its time range is none that a report may have")
 
 
 def domain_of(text: str) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from sendkit_server.wire.dmarc_report import MAX_COUNT, MAX_WORDS, NotAReport, domain_of
+from sendkit_server.wire.dmarc_report import MAX_COUNT, MAX_WORDS, NotAReport, check_days, domain_of
 
 MAX_JSON_BYTES = 10 * 1024 * 1024
 MAX_POLICIES = 100
@@ -98,11 +98,13 @@ def read_tls_report(raw: bytes) -> TlsReport:
         raise NotAReport(f"the JSON is no report: {error}") from None
     if not found.report_id:
         raise NotAReport("the report has no report-id")
+    begins_at, ends_at = _instant(found.date_range.start_datetime), _instant(found.date_range.end_datetime)
+    check_days(begins_at, ends_at)
     return TlsReport(
         _words(found.organization_name or found.contact_info) or "unknown",
         _words(found.report_id),
-        _instant(found.date_range.start_datetime),
-        _instant(found.date_range.end_datetime),
+        begins_at,
+        ends_at,
         tuple(_policy(item) for item in found.policies[:MAX_POLICIES]),
         _words(found.contact_info),
     )

@@ -65,6 +65,7 @@ async def test_the_zone_line_that_we_print_is_what_we_take_for_right():
         (['"v=DKIM1; h=sha1; p=abcd"'], "forbids sha256"),
         (['"v=DKIM1; s=other; p=abcd"'], "forbids email"),
         (['"v=DKIM1; p=!!!"'], "no base64"),
+        ([r'"v=DKIM1\\; p=abcd"'], "backslashes"),
         (['"v=DKIM1; p"'], "cannot be read"),
         ([quoted(KEY[:250], KEY[250:]), quoted(OTHER[:250], OTHER[250:])], "2 keys are published"),
     ],

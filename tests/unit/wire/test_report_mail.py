@@ -171,6 +171,8 @@ BOMB = '<!DOCTYPE f [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a
         (GOOGLE.replace("<count>3", "<count>-3"), "no number"),
         (GOOGLE.replace("<count>3", "<count>" + "9" * 5000), "no number"),
         (GOOGLE.replace("1763942400", "9" * 19), "no number"),
+        (GOOGLE.replace("1763942400", "1764028800"), "time range"),
+        (GOOGLE.replace("1763942400", "0"), "time range"),
         (GOOGLE.replace("<report_id>11223344556677889900</report_id>", ""), "no report_id"),
         (GOOGLE.replace("<domain>a.test</domain><adkim>", "<domain> </domain><adkim>"), "no domain"),
         ("<html><body>hi</body></html>", "not a <feedback>"),
@@ -180,7 +182,7 @@ BOMB = '<!DOCTYPE f [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a
         ("", "cannot be read"),
         ("<feedback " + " ".join(f'a{n}=""' for n in range(100_000)) + "/>", "a tag that is longer"),
     ],
-    ids=range(17),
+    ids=range(19),
 )  # fmt: skip
 def test_hostile_xml_is_refused(xml: str, words: str):
     assert words in why(mail(gzip.compress(xml.encode(), 1), "application/gzip"))
@@ -193,7 +195,7 @@ def test_a_long_text_is_cut_and_not_kept():
 
 @pytest.mark.parametrize(
     "change",
-    [{"report-id": ""}, {"date-range": None}, {"policies": [{"policy": {}, "summary": {"total-failure-session-count": -1}}]}, {"policies": 3}],
+    [{"report-id": ""}, {"date-range": None}, {"policies": [{"policy": {}, "summary": {"total-failure-session-count": -1}}]}, {"policies": 3}, {"date-range": {"start-datetime": "2025-11-24T00:00:00Z", "end-datetime": "9999-12-31T23:59:59-14:00"}}],
 )  # fmt: skip
 def test_json_that_is_no_report_is_refused(change: dict[str, object]):
     with pytest.raises(NotAReport):

@@ -72,8 +72,13 @@ def _touch(connection: Connection, scope: str, found: Finding, now: Instant) -> 
 
 
 def _values(found: Finding, now: Instant) -> Mapping[str, object]:
-    detail = json_text({"found": found.found, "why": found.why, "fix": found.fix, "domain": found.domain})
-    return {"status": str(found.status), "detail": detail, "looked_at": now}
+    return {"status": str(found.status), "detail": json_text(found), "looked_at": now}
+
+
+def kept(connection: Connection, scopes: Sequence[str]) -> list[Finding]:
+    """What these scopes' last looks found, whoever looked."""
+    details = connection.execute(select(table.c.detail).where(table.c.scope.in_(scopes))).scalars()
+    return [msgspec.json.decode(detail, type=Finding) for detail in details]
 
 
 def looked_at(connection: Connection, scopes: Sequence[str]) -> dict[str, Instant]:
