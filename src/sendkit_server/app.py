@@ -570,7 +570,7 @@ def surroundings(settings: Settings, routes: tuple[Route, ...], *, serving: bool
         mx_port=settings.mx_port,
         allowed=settings.allow_private_networks,
         probe_domains=settings.probed_domains,
-        blocklists=settings.blocklists,
+        blocklists=tuple(zone.strip(".").lower() for zone in settings.blocklists),
         min_free_disk=settings.min_free_disk,
         certificate=settings.data_dir / "tls" / "cert.pem" if own_authority else Path(settings.tls_cert),
         own_authority=own_authority,

@@ -27,6 +27,7 @@ def well(dns: DnsServer, sink: SmtpSink) -> None:
     sink.answers["greeting"] = f"220 {HOST} ESMTP"
     dns.zone |= {
         HOST: {"A": [sink.host]},
+        "2.0.0.127.list.test": {"A": ["127.0.0.2"]},
         f"{'.'.join(reversed(sink.host.split('.')))}.in-addr.arpa": {"PTR": [f"{HOST}."]},
     }
 

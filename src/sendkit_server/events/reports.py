@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 import structlog
@@ -65,24 +66,20 @@ class Reports:
         now = self._clock()
         if not now - OLDEST_MS <= report.begins_at <= now + DAY_MS:
             return Taken.IGNORED, "its days are long past, or still to come"
-        names = dict.fromkeys(name for about in _domains(report) for name in _upwards(about))
+        names = list(dict.fromkeys(name for about in _domains(report) for name in _upwards(about)))
         try:
-            return await self._store.write_quietly(lambda connection: self._add(connection, report, list(names)))
+            owners = await self._store.read(lambda connection: queries.owners(connection, names))
+            if not owners:
+                return Taken.NOBODY, "it is about no domain of ours"
+            rows = await asyncio.to_thread(self._rows, report, owners, now)
+            return await self._store.write_quietly(lambda connection: _add(connection, rows, now))
         except StoreUnavailable as error:
             return Taken.UNAVAILABLE, str(error)
 
-    def _add(self, connection: Connection, report: Report, names: list[str]) -> tuple[Taken, str]:
-        owners = queries.owners(connection, names)
-        if not owners:
-            return Taken.NOBODY, "it is about no domain of ours"
-        now, result, why = self._clock(), Taken.REPEATED, ""
-        for name, summary in _by_domain(report, owners).items():
-            team_id = owners[name]
-            if queries.count_since(connection, team_id, now - DAY_MS) >= MAX_A_DAY:
-                result, why = Taken.IGNORED, f"more than {MAX_A_DAY} reports came in a day"
-                continue
-            values = {
-                "team_id": team_id,
+    def _rows(self, report: Report, owners: dict[str, int], now: Instant) -> list[dict[str, Any]]:
+        return [
+            {
+                "team_id": owners[name],
                 "id": make_id(queries.PREFIX, now, self._entropy(ENTROPY_BYTES)),
                 "kind": "dmarc" if isinstance(report, DmarcReport) else "tls",
                 "domain": name,
@@ -93,9 +90,18 @@ class Reports:
                 "received_at": now,
                 "summary": json_text(summary),
             }
-            if queries.add(connection, values):
-                result = Taken.REPORTED
-        return result, why
+            for name, summary in _by_domain(report, owners).items()
+        ]
+
+
+def _add(connection: Connection, rows: list[dict[str, Any]], now: Instant) -> tuple[Taken, str]:
+    result, why = Taken.REPEATED, ""
+    for row in rows:
+        if queries.count_since(connection, row["team_id"], now - DAY_MS) >= MAX_A_DAY:
+            result, why = Taken.IGNORED, f"more than {MAX_A_DAY} reports came in a day"
+        elif queries.add(connection, row):
+            result, why = Taken.REPORTED, ""
+    return result, why
 
 
 def _domains(report: Report) -> list[str]:

@@ -98,7 +98,7 @@ async def look_at_blocklist(address: str, zone: str, resolver: Resolver) -> Find
     if isinstance(found, DnsProblem):
         if found.trouble is DnsTrouble.UNAVAILABLE:
             return _not_asked("blocklist", found, subject)
-        return Finding("blocklist", OK, f"{zone} does not list {address}", subject=subject)
+        return await _not_listed(address, zone, resolver)
     codes = [ipaddress.ip_address(code) for code in found]
     if any(code in REFUSED for code in codes):
         text = f"{zone} does not answer this resolver ({', '.join(found)})"
@@ -119,6 +119,17 @@ async def look_at_blocklist(address: str, zone: str, resolver: Resolver) -> Find
         f"see https://check.spamhaus.org/results?query={address}" if "spamhaus" in zone else f"ask {zone} to take it out",
         subject=subject,
     )  # fmt: skip
+
+
+async def _not_listed(address: str, zone: str, resolver: Resolver) -> Finding:
+    """A list that works lists at least its test address (RFC 5782 5); some resolvers deny everything below it."""
+    subject = f"{address} {zone}"
+    test = await resolver.addresses(f"2.0.0.127.{zone}")
+    if isinstance(test, DnsProblem) and test.trouble is not DnsTrouble.UNAVAILABLE:
+        text = f"{zone} lists nothing, not even its test address"
+        fix = "SENDKIT_DNS_SERVERS=127.0.0.1, with a resolver of your own; or mend SENDKIT_BLOCKLISTS"
+        return Finding("blocklist", UNKNOWN, text, "The resolver, or the list, does not work.", fix, subject=subject)
+    return Finding("blocklist", OK, f"{zone} does not list {address}", subject=subject)
 
 
 async def look_at_port_25(around: Surroundings, resolver: Resolver) -> list[Finding]:

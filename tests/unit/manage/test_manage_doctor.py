@@ -32,6 +32,7 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 WELL: dict[str, Any] = {
     HOST: {"A": [US]},
     "1.2.0.192.in-addr.arpa": {"PTR": [f"{HOST}."]},
+    "2.0.0.127.list.test": {"A": ["127.0.0.2"]},
 }
 
 
@@ -103,9 +104,15 @@ async def test_a_blocklist_that_refuses_to_answer_lists_nobody(dns: DnsServer, r
     assert (found.status, words in found.found) == (status, True), found
 
 
+async def test_a_blocklist_without_its_test_address_does_not_work(dns: DnsServer):
+    del dns.zone["2.0.0.127.list.test"]
+    found = await doctor_outside.look_at_blocklist(US, "list.test", resolver(dns))
+    assert (found.status, "test address" in found.found) == ("unknown", True)
+
+
 async def test_an_ipv6_address_is_looked_up_by_its_digits(dns: DnsServer):
     await doctor_outside.look_at_blocklist("2001:db8::1", "list.test", resolver(dns))
-    assert {name for name, _ in dns.questions} == {"1." + "0." * 23 + "8.b.d.0.1.0.0.2.list.test"}
+    assert dns.questions[0][0] == "1." + "0." * 23 + "8.b.d.0.1.0.0.2.list.test"
 
 
 async def test_every_address_is_looked_at_and_ours_is_found_behind_translation(dns: DnsServer):
