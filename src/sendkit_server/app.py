@@ -45,9 +45,13 @@ from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.manage import commands, installation
 from sendkit_server.manage.certificates import local_certificate
+from sendkit_server.manage.context import Context
+from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model import refusal
 from sendkit_server.model.clock import SteadyClock
+from sendkit_server.model.finding import FindingStatus
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey, Message, Priority
 from sendkit_server.model.outcome import Attempt, Result
@@ -70,7 +74,7 @@ from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
 from sendkit_server.store.store import open_store
 from sendkit_server.store.values import Job
-from sendkit_server.watch import PORT_25_BLOCKED, Port25Watch, QueueWatch, Watch
+from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, Port25Watch, QueueWatch, Watch
 from sendkit_server.wire import return_path
 
 SIGNING_THREADS = 2
@@ -184,6 +188,7 @@ class App:
             self._spawn(self._port_25.run(), "probe")
             self._spawn(self._sts.run(), "policies")
             self._spawn(self._tls_counts.run(), "tls counts")
+            self._spawn(self._doctor_watch.run(), "doctor")
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._membership.run(), "membership")
         for name in self.settings.not_obeyed:
@@ -249,7 +254,8 @@ class App:
         token_key = seal.derived_key(self.secret_key, seal.RETURN_PATH_PURPOSE)
 
         def envelope_from(message: Message, job: Job) -> str:
-            return f"{return_path.make(message.id, None, token_key)}@{settings.hostname}"
+            at = self._signers.return_path(message.team_id, message.from_.domain) or settings.hostname
+            return f"{return_path.make(message.id, None, token_key)}@{at}"
 
         self.deliverer = Deliverer(
             DeliverySettings(
@@ -282,6 +288,8 @@ class App:
         )
         self._port_25 = Port25Watch(settings, routes, self.deliverer)
         self._queue_watch = QueueWatch(self.store, self.deliverer, self._now)
+        self.doctor = Doctor(self.store, surroundings(settings, routes, serving=True), self._now)
+        self._doctor_watch = DoctorWatch(settings.doctor_interval, self.doctor, self._now)
         self._prepare_membership()
 
     @staticmethod
@@ -361,7 +369,7 @@ class App:
             self.metrics,
             self,
             public_url=self.public_url,
-            dns_names=self.dns_names,
+            around=self.doctor.around,
             clock=self._now,
             used=self._watch.key_used,
             refresh_metrics=self._refresh_metrics,
@@ -401,15 +409,15 @@ class App:
 
     def _open_inbound(self) -> None:
         settings = self.settings
-        returns = commands.returns_of(self.store, self._now, self._count_inbound)
+        inbound = commands.inbound_of(self.store, self._now, os.urandom, self._count_inbound)
         door = InboundDoor(
             SubmissionSettings(
                 hostname=settings.hostname,
                 max_message_bytes=settings.max_message_bytes,
                 idle_s=settings.smtp_idle / 1000,
             ),
-            lambda local: returns.token_of(local) is not None,
-            returns.take,
+            inbound.takes,
+            inbound.take,
             tls=self._tls_context,
             on_error=lambda name: self.metrics.errors.labels(name, "inbound").inc(),
         )
@@ -423,9 +431,7 @@ class App:
     async def _open_control(self) -> None:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
-        context = commands.Context(
-            self.store, self.dns_names, self._now, os.urandom, self.deliverer.ways, self._count_inbound
-        )
+        context = Context(self.store, self.doctor, self._now, os.urandom, self.deliverer.ways, self._count_inbound)
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
         await self._control.listen(sock)
@@ -462,6 +468,7 @@ class App:
         """What an operator should mend."""
         found = [PORT_25_BLOCKED] if self._port_25.blocked else []
         found += self._watch.warnings()
+        found += self._doctor_watch.warnings()
         return [{"name": one.name, "message": one.message, "fix": one.fix} for one in found]
 
     def _count_attempt(self, job: Job, attempt: Attempt) -> None:
@@ -482,6 +489,9 @@ class App:
             waiting, owned = await self.store.read(email_queries.unsettled_count)
             self.metrics.queue.labels("waiting").set(waiting)
             self.metrics.queue.labels("in_flight").set(owned)
+        statuses = [finding.status for finding in self.doctor.findings.values()]
+        for status in FindingStatus:
+            self.metrics.findings.labels(status).set(statuses.count(status))
         self.metrics.wal_bytes.set(self.store.log_bytes())
         self.metrics.free_disk_bytes.set(self.store.free_disk_bytes())
         self.metrics.commits.set(self.store.commits)
@@ -580,9 +590,7 @@ def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
     """What the DNS records depend on: our addresses where we deliver ourselves, the relays' where they do."""
     mechanisms: list[str] = []
     if any(isinstance(route, Direct) for route in routes):
-        found = dict.fromkeys([*source_addresses(), *named_sources(routes)])
-        detected = tuple(address for address in found if ipaddress.ip_address(address).is_global)
-        addresses = settings.send_addresses or detected
+        addresses = _public_addresses(settings, routes)
         mechanisms += [f"ip6:{address}" if ":" in address else f"ip4:{address}" for address in addresses]
         if not addresses:
             # Behind address translation the machine does not know its public address; its name's A record does.
@@ -590,6 +598,38 @@ def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
     mechanisms += [f"include:{route.host}" for route in routes if isinstance(route, Smarthost)]
     algorithms = tuple(ALGORITHMS[name] for name in settings.dkim)
     return DnsNames(settings.hostname, tuple(mechanisms), algorithms)  # type: ignore[arg-type]  # the names of ALGORITHMS
+
+
+def surroundings(settings: Settings, routes: tuple[Route, ...], *, serving: bool) -> Surroundings:
+    """What the doctor needs to know. serving: this process is the server."""
+    own_authority = settings.tls_cert is None
+    return Surroundings(
+        names=dns_names(settings, routes),
+        addresses=_public_addresses(settings, routes),
+        direct=any(isinstance(route, Direct) for route in routes),
+        relays=tuple((route.host, route.port) for route in routes if isinstance(route, Smarthost)),
+        dns_servers=settings.dns_servers,
+        mx_port=settings.mx_port,
+        allowed=settings.allow_private_networks,
+        probe_domains=settings.probed_domains,
+        blocklists=tuple(zone.strip(".").lower() for zone in settings.blocklists),
+        min_free_disk=settings.min_free_disk,
+        certificate=settings.data_dir / "tls" / "cert.pem" if own_authority else Path(settings.tls_cert),
+        own_authority=own_authority,
+        reachable=any(
+            not address.is_loopback
+            for binds in (settings.https_bind, settings.smtp_bind, settings.smtps_bind)
+            for address in binds
+        ),
+        serving=serving,
+    )
+
+
+def _public_addresses(settings: Settings, routes: Sequence[Route]) -> tuple[str, ...]:
+    """The addresses that direct mail is seen to come from; none when that is not known."""
+    found = dict.fromkeys([*source_addresses(), *named_sources(routes)])
+    detected = tuple(address for address in found if ipaddress.ip_address(address).is_global)
+    return settings.send_addresses or detected
 
 
 def _address_of(sock: Any) -> Address:

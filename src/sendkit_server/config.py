@@ -79,6 +79,16 @@ def parse_duration_ms(text: str) -> int:
     return int(found[1]) * _UNITS_MS[found[2]]
 
 
+def parse_optional_duration_ms(text: str) -> int | None:
+    """A duration; nothing or `none` is None."""
+    if text.strip().lower() in ("", "none"):
+        return None
+    found = parse_duration_ms(text)
+    if found < 1:
+        raise ValueError("give a time that is not zero, or none")
+    return found
+
+
 def parse_durations_ms(text: str) -> tuple[int, ...]:
     """A comma list of durations, at least one."""
     return tuple(parse_duration_ms(part) for part in text.split(","))
@@ -231,6 +241,7 @@ def parse_dkim(text: str) -> tuple[str, ...]:
 
 
 ROLES = frozenset({"http", "smtp", "inbound", "deliver"})
+BLOCKLISTS_DEFAULT = "zen.spamhaus.org,bl.spamcop.net,b.barracudacentral.org"
 PROBE_DEFAULT = "gmail.com,outlook.com,yahoo.com"
 
 
@@ -308,6 +319,18 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "whose MX hosts tell at start whether port 25 is open; none: no probe",
     ),
     Setting(
+        "blocklists",
+        parse_names,
+        BLOCKLISTS_DEFAULT,
+        "DNS blocklists that the doctor looks our addresses up in; none: in none",
+    ),
+    Setting(
+        "doctor_interval",
+        parse_optional_duration_ms,
+        "1h",
+        "how often a server that delivers looks whether it and its domains are well; none: only `sendkit doctor` does",
+    ),
+    Setting(
         "allow_private_networks",
         parse_networks,
         "none",
@@ -373,6 +396,12 @@ class Settings(msgspec.Struct, frozen=True):
     texts: dict[str, str]
     not_obeyed: tuple[str, ...] = ()
 
+    @property
+    def probed_domains(self) -> tuple[str, ...]:
+        """Whose mail hosts are tried; with another port than 25 those of the default would never answer."""
+        is_default = self.sources["probe_domains"] == "default"
+        return () if is_default and self.values["mx_port"] != 25 else self.values["probe_domains"]
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self.values[name]
@@ -415,6 +444,7 @@ def _knows_none(setting: Setting[Any]) -> bool:
         parse_networks,
         parse_addresses,
         parse_optional,
+        parse_optional_duration_ms,
         parse_database_url,
         parse_receivers,
         parse_tables,

@@ -1,4 +1,5 @@
-"""What a running server looks after by itself: disk, clock, certificates, last-used times, retention, outgoing port 25."""
+"""What a running server looks after by itself: disk, clock, certificates, last-used times, retention, outgoing port 25,
+and whether everything that decides whether mail arrives is in order."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ import structlog
 from sendkit_server.accept import Acceptor
 from sendkit_server.config import Settings
 from sendkit_server.deliver.deliverer import Deliverer
-from sendkit_server.deliver.probe import ProbeResult
 from sendkit_server.deliver.route import Direct, Route
 from sendkit_server.manage import retention
+from sendkit_server.manage.doctor import Doctor
 from sendkit_server.model import refusal
 from sendkit_server.model.clock import SteadyClock
+from sendkit_server.model.finding import Finding, FindingStatus
 from sendkit_server.model.instant import DAY_MS, MINUTE_MS, Instant
 from sendkit_server.model.mail import ApiKey, Warning_
+from sendkit_server.net.probe import ProbeResult
 from sendkit_server.net.tls_server import ServerTls
 from sendkit_server.store.errors import StoreError
 from sendkit_server.store.queries import keys as key_queries
@@ -28,6 +31,8 @@ from sendkit_server.store.store import Store
 WATCH_S = 5.0
 JUMP_MS = 10 * MINUTE_MS  # which takes two hours to follow
 PROBE_AGAIN_S = 60.0
+WARNINGS = 20  # of the doctor; more are for `sendkit doctor`
+FIRST_LOOK_S = 60.0  # a server that has just been set up, its DNS too
 QUEUE_LOOK_S = 1.0
 QUEUE_LOOK_ALONE_S = 30.0  # nobody else can have written
 RETENTION_MS = 10 * MINUTE_MS
@@ -139,6 +144,45 @@ class Watch:
             await retention.expire(self._store, retention.Kept.of(self._settings), now)
 
 
+class DoctorWatch:
+    """Looks by itself whether this server and its domains are well: soon after the start, then at its interval."""
+
+    def __init__(self, interval_ms: int | None, doctor: Doctor, clock: Callable[[], Instant]) -> None:
+        self._interval_ms = interval_ms
+        self._doctor = doctor
+        self._clock = clock
+
+    def warnings(self) -> list[Warning_]:
+        """The errors of the last look, the first WARNINGS of them. Port 25 has a watch of its own."""
+        errors = [
+            one for one in self._doctor.findings.values() if one.status is FindingStatus.ERROR and one.name != "port_25"
+        ]
+        return [
+            Warning_(f"doctor_{one.name}", _of_domain(one), one.fix or "see `sendkit doctor`")
+            for one in errors[:WARNINGS]
+        ]
+
+    async def run(self) -> None:
+        """For ever, unless there is no interval."""
+        if self._interval_ms is None:
+            return
+        wait_s = min(FIRST_LOOK_S, self._interval_ms / 1000)
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = self._interval_ms / 1000
+            try:
+                # A little less than the interval: what was looked at in the last round is due again.
+                await self._doctor.look(self._clock() - self._interval_ms * 9 // 10)
+            except Exception as error:
+                # A look that fails is no reason to stop delivering.
+                trace = None if isinstance(error, StoreError) else error
+                log.warning("doctor.look_failed", error=str(error), exc_info=trace)
+
+
+def _of_domain(finding: Finding) -> str:
+    return finding.found if finding.domain is None else f"{finding.domain}: {finding.found}"
+
+
 class QueueWatch:
     """Tells delivery what the operator holds and wants tried now: at once when this process wrote it, else by looking."""
 
@@ -182,9 +226,7 @@ class Port25Watch:
         self._deliverer = deliverer
         self._has_left = False
         only_direct = all(isinstance(route, Direct) for route in routes)
-        is_default = settings.sources["probe_domains"] == "default"
-        probes = only_direct and not (is_default and settings.mx_port != 25)
-        self._domains: tuple[str, ...] = settings.probe_domains if probes else ()
+        self._domains = settings.probed_domains if only_direct else ()
 
     def mail_left(self) -> None:
         """What left by whatever route proves that mail can leave."""

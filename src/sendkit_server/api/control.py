@@ -12,6 +12,7 @@ import structlog
 
 from sendkit_server.api.http import Receive, Scope, Send, bearer, json_response, read_body, send_response
 from sendkit_server.manage import commands
+from sendkit_server.manage.context import Context
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.refusal import Refused
 from sendkit_server.store.errors import StoreError
@@ -22,7 +23,7 @@ log = structlog.get_logger("control")
 class ControlDoor:
     """One ASGI application: `POST /` with `{"action": …, "arguments": {…}}`."""
 
-    def __init__(self, context: commands.Context, token: str) -> None:
+    def __init__(self, context: Context, token: str) -> None:
         self._context = context
         self._token = token
 

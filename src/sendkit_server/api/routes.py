@@ -56,6 +56,14 @@ ROUTES: tuple[Route, ...] = (
         "GET", "/domains/{id}", "domains:read", domains.read, "Read a domain with its DNS records", schema.DomainShape
     ),
     Route(
+        "POST",
+        "/domains/{id}/verify",
+        "domains:write",
+        domains.verify,
+        "Look in DNS now whether the domain's records are right",
+        schema.DomainShape,
+    ),
+    Route(
         "GET",
         "/suppressions",
         "suppressions:read",
@@ -161,7 +169,6 @@ ROUTES: tuple[Route, ...] = (
     _later("PUT", "/domains/{id}", "domains:write"),
     _later("PATCH", "/domains/{id}", "domains:write"),
     _later("DELETE", "/domains/{id}", "domains:write"),
-    _later("POST", "/domains/{id}/verify", "domains:write"),
     _later("GET", "/templates", "templates:read"),
     _later("POST", "/templates", "templates:write"),
     _later("GET", "/contacts", "contacts:read"),

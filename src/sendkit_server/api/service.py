@@ -11,7 +11,7 @@ from sendkit_server.accept import Acceptor
 from sendkit_server.api.http import Request
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.manage.audit import Actor
-from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.store.store import Store
@@ -40,7 +40,7 @@ class Service:
         health: Health,
         *,
         public_url: str,
-        dns_names: DnsNames,
+        around: Surroundings,
         clock: Callable[[], Instant],
         used: Callable[[ApiKey], None],
         refresh_metrics: Callable[[], Awaitable[None]],
@@ -50,7 +50,8 @@ class Service:
         self.metrics = metrics
         self.health = health
         self.public_url = public_url
-        self.dns_names = dns_names
+        self.around = around
+        self.dns_names = around.names
         self.clock = clock
         self.used = used
         self.refresh_metrics = refresh_metrics

@@ -10,12 +10,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sendkit_server.app import dns_names, now_ms
+from sendkit_server.app import now_ms, surroundings
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import Settings, routing_of
 from sendkit_server.deliver.plan import Plans
 from sendkit_server.deliver.way_view import described
 from sendkit_server.manage import commands
+from sendkit_server.manage.context import Context
+from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.installation import prepare_data_dir, secret_key
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.store.errors import StoreError, StoreLocked
@@ -56,9 +58,9 @@ async def _here(settings: Settings, store: Store, action: str, arguments: dict[s
     store.start_managing()
     try:
         routing = routing_of(settings)
-        context = commands.Context(
+        context = Context(
             store,
-            dns_names(settings, routing.routes),
+            Doctor(store, surroundings(settings, routing.routes, serving=False), now_ms),
             now_ms,
             os.urandom,
             lambda: described(Plans(routing).ways, None, now_ms()),

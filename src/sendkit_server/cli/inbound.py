@@ -15,7 +15,8 @@ import click
 from sendkit_server.cli.actions import ActionFailed, act
 from sendkit_server.config import ConfigError, load
 from sendkit_server.wire.dsn import addresses_in
-from sendkit_server.wire.parts import MAX_READ_BYTES, parts_of
+from sendkit_server.wire.parts import parts_of
+from sendkit_server.wire.report_mail import MAX_MAIL_BYTES
 
 EX_DATAERR = 65
 EX_TEMPFAIL = 75
@@ -25,11 +26,12 @@ _RECIPIENT_FIELDS = frozenset({"delivered-to", "x-original-to", "x-envelope-to",
 @click.command()
 @click.option("--to", multiple=True, help="The return path it came to; otherwise its header tells.")
 def inbound(to: tuple[str, ...]) -> None:
-    """Read a bounce or complaint from standard input, for a mail server's pipe."""
-    # What a report says stands in front of the mail that it returns, which may be large.
-    raw = sys.stdin.buffer.read(MAX_READ_BYTES)
+    """Read a bounce, complaint or receiver's report from standard input, for a mail server's pipe."""
+    # What a bounce says stands in front of the mail that it returns, which may be large; one byte more shows that a
+    # receiver's report is too large.
+    raw = sys.stdin.buffer.read(MAX_MAIL_BYTES + 1)
     # The rest is read all the same: the mail server would take a broken pipe for a failure.
-    while sys.stdin.buffer.read(MAX_READ_BYTES):
+    while sys.stdin.buffer.read(MAX_MAIL_BYTES):
         pass
     arguments = {
         "locals": [address.rpartition("@")[0] for address in to or _named(raw)],

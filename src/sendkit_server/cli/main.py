@@ -15,10 +15,13 @@ import click
 
 from sendkit_server.cli.archive import CARRYING
 from sendkit_server.cli.banner import banner
+from sendkit_server.cli.doctor import doctor
+from sendkit_server.cli.domains import domains
 from sendkit_server.cli.inbound import inbound
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.cli.queue import queue
+from sendkit_server.cli.reports import reports
 from sendkit_server.cli.routes import routes
 from sendkit_server.cli.suppressions import suppressions
 from sendkit_server.cli.tls import tls
@@ -40,9 +43,12 @@ def cli() -> None:
 
 for _command in CARRYING:
     cli.add_command(_command)
+cli.add_command(doctor)
+cli.add_command(domains)
 cli.add_command(inbound)
 cli.add_command(queue)
 cli.add_command(routes)
+cli.add_command(reports)
 cli.add_command(suppressions)
 cli.add_command(tls)
 
@@ -207,70 +213,6 @@ def _milliseconds(text: str | None) -> int | None:
         raise click.ClickException(f"{text!r}: {error}") from None
 
 
-@cli.group()
-def domains() -> None:
-    """Domains that mail is sent from."""
-
-
-@domains.command("add")
-@click.argument("name")
-@click.option("--trust", is_flag=True, help="Vouch for the domain: no DNS needed to send from it.")
-@TEAM
-@AS_JSON
-def add_domain(name: str, trust: bool, team: str, as_json: bool) -> None:
-    """Add a domain and print the DNS records to publish."""
-    result = acted("domains.add", {"name": name, "trust": trust, "team": team})
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    state = "trusted: you can send from it now" if result["trusted"] else result["status"]
-    click.echo(f"{result['name']} is added ({state}). Publish these records:\n")
-    _records(result)
-
-
-@domains.command("set")
-@click.argument("name")
-@click.option(
-    "--tls",
-    type=click.Choice(["opportunistic", "enforced"]),
-    required=True,
-    help="enforced: its mail leaves only over TLS, to hosts that prove their names; else it waits.",
-)
-@TEAM
-@AS_JSON
-def set_domain(name: str, tls: str, team: str, as_json: bool) -> None:
-    """Change how a domain's mail may leave."""
-    result = acted("domains.set", {"name": name, "tls": tls, "team": team})
-    click.echo(json.dumps(result) if as_json else f"{result['name']}: TLS is {result['tls']}.")
-
-
-@domains.command("dns")
-@click.argument("name")
-@TEAM
-@AS_JSON
-def domain_dns(name: str, team: str, as_json: bool) -> None:
-    """Print a domain's DNS records, one zone line each."""
-    result = acted("domains.show", {"name": name, "team": team})
-    if as_json:
-        click.echo(json.dumps(result["records"]))
-    else:
-        _records(result)
-
-
-@domains.command("list")
-@TEAM
-@AS_JSON
-def list_domains(team: str, as_json: bool) -> None:
-    """List the domains."""
-    result = acted("domains.list", {"team": team})
-    table(
-        result,
-        as_json,
-        lambda domain: f"{domain['id']}  {'trusted' if domain['trusted'] else domain['status']:<9} {domain['name']}",
-        "There are no domains; add one with `sendkit domains add example.com`.",
-    )
-
-
 @cli.command()
 @click.option("--clear", is_flag=True, help="Empty it.")
 @TEAM
@@ -306,14 +248,3 @@ def list_nodes(show_all: bool, as_json: bool) -> None:
         ),
         "No server runs.",
     )
-
-
-def _records(domain: dict[str, Any]) -> None:
-    for record in domain["records"]:
-        click.echo(record["zone_line"])
-    target = next(record["value"] for record in domain["records"] if record["type"] == "MX")
-    if "." not in target:
-        click.echo(
-            f"The MX record names {target!r}, which nobody can find: set SENDKIT_HOSTNAME to this server's name in DNS.",
-            err=True,
-        )

@@ -1,4 +1,4 @@
-"""Which keys sign for a domain: read from the store, unsealed, and kept in memory."""
+"""Which keys sign for a domain, and where its bounces go: read from the store, keys unsealed, and kept in memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ LIFETIME_S = 5.0  # then it is looked whether another node has changed them; wha
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """Loaded keys of a domain. ids: of their rows."""
+    """Loaded keys of a domain. ids: of their rows.  return_path: the domain of its return path, None: not its own."""
 
     until: float
     ids: tuple[str, ...]
     keys: tuple[DkimKey, ...]
+    return_path: str | None
 
 
 class Signers:
@@ -47,21 +48,30 @@ class Signers:
             known = self._known.get((team_id, domain))
             if known is not None and known.until > monotonic():
                 return known.keys
-            rows = await self._store.read(lambda connection: _rows(connection, team_id, domain))
+            return_path, rows = await self._store.read(lambda connection: _rows(connection, team_id, domain))
             ids = tuple([row.id for row in rows if row.algorithm in self._algorithms])
             if known is not None and known.ids == ids:
                 keys = known.keys
             else:
                 keys = tuple([self._loaded(row, domain) for row in rows if row.id in ids])
             if keys:
-                self._known[team_id, domain] = _Known(monotonic() + LIFETIME_S, ids, keys)
+                self._known[team_id, domain] = _Known(monotonic() + LIFETIME_S, ids, keys, return_path)
             return keys
+
+    def return_path(self, team_id: int, domain: str) -> str | None:
+        """`send.<domain>` where DNS was seen to bring its mail to us, as it was known when a mail was last signed for the
+        domain; None otherwise."""
+        known = self._known.get((team_id, domain))
+        return None if known is None else known.return_path
 
     def _loaded(self, row: AnyRow, domain: str) -> DkimKey:
         private = seal.unseal(self._store.secret_key, seal.DKIM_PURPOSE, row.private_key)
         return dkim_keys.load(private, domain=domain, selector=row.selector)
 
 
-def _rows(connection: Connection, team_id: int, domain: str) -> Sequence[AnyRow]:
+def _rows(connection: Connection, team_id: int, domain: str) -> tuple[str | None, Sequence[AnyRow]]:
     found = queries.find_domain(connection, team_id, domain)
-    return [] if found is None else queries.dkim_keys(connection, team_id, found.id)
+    if found is None:
+        return None, []
+    return_path = f"{queries.RETURN_PATH_LABEL}.{found.name}" if queries.has_return_path(found) else None
+    return return_path, queries.dkim_keys(connection, team_id, found.id)

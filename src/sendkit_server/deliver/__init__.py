@@ -2,10 +2,10 @@
 
 from sendkit_server.deliver.deliverer import Deliverer, DeliveryStore
 from sendkit_server.deliver.office import LaneView
-from sendkit_server.deliver.probe import ProbeResult, probe
 from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.routing import Routing, chain_of, parse_routing
 from sendkit_server.deliver.settings import DeliverySettings, Timeouts
+from sendkit_server.net.probe import ProbeResult, probe
 
 __all__ = [
     "Capture",

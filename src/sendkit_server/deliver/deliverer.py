@@ -25,7 +25,6 @@ from sendkit_server.deliver.office import LaneView, Tried
 from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble, warm_up_cap
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
 from sendkit_server.deliver.plan import Plans, Way
-from sendkit_server.deliver.probe import ProbeResult, probe
 from sendkit_server.deliver.route import Capture, Direct
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
@@ -36,6 +35,7 @@ from sendkit_server.deliver.way_view import described
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Message, Priority
 from sendkit_server.model.outcome import Attempt, Exchange, Outcome, Result
+from sendkit_server.net.probe import ProbeResult, probe
 from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resolver
 from sendkit_server.store.errors import StoreError, StoreUnavailable
 from sendkit_server.store.values import Job

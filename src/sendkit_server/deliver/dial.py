@@ -31,15 +31,13 @@ from sendkit_server.deliver.tls_counts import Session, SessionResult
 from sendkit_server.deliver.tls_policy import Security
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
-from sendkit_server.net.connect import Failure, Target, connect
+from sendkit_server.net.connect import Failure, Target, choose_targets, connect
 from sendkit_server.net.dnssec import Dnssec, HostTlsa
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import MAX_ADDRESSES, DnsProblem, DnsTrouble, Resolver
 from sendkit_server.net.tls_client import TlsClient, Trouble
 from sendkit_server.wire.smtp_client import Step, TlsWish, Verdict
 from sendkit_server.wire.tlsa import usable
-
-ADDRESSES_A_HOST = 2
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -323,15 +321,3 @@ def reachable_from(sources: Sequence[str], addresses: Sequence[str]) -> Sequence
         return addresses
     families = {":" in source for source in sources}
     return [address for address in addresses if (":" in address) in families]
-
-
-def choose_targets(hosts: Sequence[str], addresses: Sequence[Sequence[str]], port: int) -> list[Target]:
-    """At most MAX_ADDRESSES targets in the hosts' order, not all of them one host's when there are others."""
-    several = sum(1 for each in addresses if each) > 1
-    each_host = ADDRESSES_A_HOST if several else MAX_ADDRESSES
-    targets = [
-        Target(host, address, port)
-        for host, found in zip(hosts, addresses, strict=False)
-        for address in found[:each_host]
-    ]
-    return targets[:MAX_ADDRESSES]

@@ -51,11 +51,13 @@ log = structlog.get_logger("inbound")
 
 
 class Taken(StrEnum):
-    """What became of a mail that came back. BUSY and UNAVAILABLE: it has to come again; FORGED: nobody's."""
+    """What became of a mail that came in. REPORTED: it was a receiver's report.  BUSY and UNAVAILABLE: it has to come
+    again; FORGED: nobody's."""
 
     BOUNCED = "bounced"
     COMPLAINED = "complained"
     DELAYED = "delayed"
+    REPORTED = "reported"
     REPEATED = "repeated"
     IGNORED = "ignored"
     NOBODY = "nobody"

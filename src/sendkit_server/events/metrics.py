@@ -21,6 +21,7 @@ class Metrics:
         self.failed = Counter("sendkit_failed", "Recipients that ended without delivery", registry=registry)
         self.errors = Counter("sendkit_errors", "Refusals and faults", ["name", "door"], registry=registry)
         self.inbound = Counter("sendkit_inbound", "Mails that came back, by result", ["kind"], registry=registry)
+        self.findings = Gauge("sendkit_doctor_findings", "Of the doctor's last look", ["status"], registry=registry)
         self.queue = Gauge("sendkit_queue_recipients", "Unsettled recipients", ["state"], registry=registry)
         self.accept_seconds = Histogram(
             "sendkit_accept_seconds",

@@ -9,13 +9,13 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from sendkit_server.events.bounces import Returns
-from sendkit_server.manage import domains, inbox, keys, nodes, queue, suppressions, tls
-from sendkit_server.manage.audit import Actor
-from sendkit_server.manage.domains import DnsNames, Domain
+from sendkit_server.events.inbound import Inbound
+from sendkit_server.events.reports import Reports
+from sendkit_server.manage import domains, inbox, keys, look_out, nodes, queue, suppressions, tls
+from sendkit_server.manage.context import Context, Json
 from sendkit_server.manage.keys import ManageError
+from sendkit_server.manage.look_out import no_domain, report_lines_of, worded
 from sendkit_server.model.address import AddressError
 from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.store import seal
@@ -24,31 +24,18 @@ from sendkit_server.store.queries.queue import Target
 from sendkit_server.store.queries.suppressions import SuppressionFilter
 from sendkit_server.store.store import Store
 
-Json = dict[str, Any]
 SUPPRESSIONS_A_PAGE = 100
 MAX_KEYS = 10_000
 
 
-class Context(msgspec.Struct, frozen=True):
-    """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  count_inbound: told what
-    became of a mail that came back."""
-
-    store: Store
-    dns_names: DnsNames
-    clock: Callable[[], Instant]
-    entropy: Callable[[int], bytes]
-    routes: Callable[[], list[Json]]
-    count_inbound: Callable[[str], None] = lambda kind: None
-
-    def actor(self) -> Actor:
-        """Whoever may use the command line."""
-        return Actor("cli", self.clock(), self.entropy)
-
-
-def returns_of(store: Store, clock: Callable[[], Instant], count: Callable[[str], None]) -> Returns:
-    """What takes in bounces and complaints."""
+def inbound_of(
+    store: Store, clock: Callable[[], Instant], entropy: Callable[[int], bytes], count: Callable[[str], None]
+) -> Inbound:
+    """What takes in bounces, complaints and reports."""
     secret = seal.derived_key(store.secret_key, seal.RETURN_PATH_PURPOSE)
-    return Returns(store, secret, store.suppressed.suppress, clock, count)
+    return Inbound(
+        Returns(store, secret, store.suppressed.suppress, clock, count), Reports(store, clock, entropy, count)
+    )
 
 
 async def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Json:
@@ -119,29 +106,27 @@ async def _add_domain(context: Context, team_id: int, arguments: Mapping[str, An
         now=context.clock(),
         entropy=context.entropy,
     )
-    return _domain(added)
+    return worded(added)
 
 
 async def _set_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     name = arguments["name"]
     found = await domains.set_tls(context.store, team_id, name, arguments["tls"], context.dns_names, context.clock())
     if found is None:
-        raise ManageError(f"there is no domain {name}; add it with `sendkit domains add {name}`")
-    return _domain(found)
+        raise no_domain(name)
+    return worded(found)
 
 
 async def _show_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     found = await domains.show_domain(context.store, team_id, arguments["name"], context.dns_names)
     if found is None:
-        raise ManageError(
-            f"there is no domain {arguments['name']}; add it with `sendkit domains add {arguments['name']}`"
-        )
-    return _domain(found)
+        raise no_domain(arguments["name"])
+    return {**worded(found), "report_lines": await report_lines_of(context, found)}
 
 
 async def _list_domains(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     found, _ = await domains.list_domains(context.store, team_id, context.dns_names, 0, 1000)
-    return {"data": [_domain(one) for one in found]}
+    return {"data": [worded(one) for one in found]}
 
 
 async def _list_inbox(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -285,31 +270,9 @@ async def _show_tls(context: Context, team_id: int, arguments: Mapping[str, Any]
 
 async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """A mail that came back, whoever's it is: its return path says so."""
-    returns = returns_of(context.store, context.clock, context.count_inbound)
-    taken = await returns.take(arguments["locals"], b64decode(arguments["raw"]))
+    inbound = inbound_of(context.store, context.clock, context.entropy, context.count_inbound)
+    taken = await inbound.take(arguments["locals"], b64decode(arguments["raw"]))
     return {"result": str(taken), "final": taken.is_final}
-
-
-def _domain(found: Domain) -> Json:
-    return {
-        "id": found.row.id,
-        "name": found.row.name,
-        "status": found.row.status,
-        "trusted": found.row.trusted,
-        "tls": found.row.tls,
-        "records": [
-            {
-                "record_type": record.kind,
-                "type": record.type,
-                "name": record.name,
-                "value": record.value,
-                "priority": record.priority,
-                "status": record.status,
-                "zone_line": record.zone_line(),
-            }
-            for record in found.records
-        ],
-    }
 
 
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
@@ -322,6 +285,8 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "domains.set": _set_domain,
     "domains.show": _show_domain,
     "domains.list": _list_domains,
+    "domains.verify": look_out.verify_domain,
+    "doctor": look_out.examine,
     "inbox.list": _list_inbox,
     "inbox.clear": _clear_inbox,
     "queue.list": _list_queue,
@@ -335,5 +300,6 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "suppressions.remove": _remove_suppression,
     "nodes.list": _list_nodes,
     "tls.show": _show_tls,
+    "reports.list": look_out.list_reports,
     "inbound.take": _take_inbound,
 }

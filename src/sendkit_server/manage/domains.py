@@ -15,6 +15,7 @@ from sendkit_server.model.ids import ENTROPY_BYTES, make_id
 from sendkit_server.model.instant import Instant
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
+from sendkit_server.store.queries.domains import RETURN_PATH_LABEL
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 from sendkit_server.wire import dkim_keys
@@ -42,14 +43,20 @@ class DnsNames(msgspec.Struct, frozen=True):
 
 
 class DnsRecord(msgspec.Struct, frozen=True):
-    """One record to publish. name: fully qualified, without the last dot.  kind: DKIM, SPF, MX or DMARC."""
+    """One record to publish. name: fully qualified, without the last dot.  kind: DKIM, SPF, MX or DMARC.
+    status: `pending`, `verified` or `failed`, as DNS was last seen."""
 
     kind: str
     type: str
     name: str
     value: str
-    status: str
+    status: str = "pending"
     priority: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What its status is kept under."""
+        return queries.record_key(self.kind, self.name)
 
     def zone_line(self) -> str:
         """The record as one line of a BIND zone file; a long TXT value in strings of ≤ 255 bytes (RFC 1035 3.3)."""
@@ -156,19 +163,17 @@ def dns_records(row: AnyRow, keys: Sequence[AnyRow], names: DnsNames) -> tuple[D
     """DKIM (one a signing algorithm), SPF and MX of the return path `send.<domain>`, DMARC as advice."""
     statuses: dict[str, str] = json.loads(row.record_status)
     spf = " ".join(["v=spf1", *names.spf, "~all"])
-    dkim = [
-        DnsRecord(
-            "DKIM", "TXT", f"{key.selector}._domainkey.{row.name}", key.public_record, statuses.get("DKIM", "pending")
-        )
+    records = [
+        DnsRecord("DKIM", "TXT", f"{key.selector}._domainkey.{row.name}", key.public_record)
         for key in keys
         if key.algorithm in names.algorithms
     ]
-    return (
-        *dkim,
-        DnsRecord("SPF", "TXT", f"send.{row.name}", spf, statuses.get("SPF", "pending")),
-        DnsRecord("MX", "MX", f"send.{row.name}", names.hostname, statuses.get("MX", "pending"), MX_PRIORITY),
-        DnsRecord("DMARC", "TXT", f"_dmarc.{row.name}", "v=DMARC1; p=none;", statuses.get("DMARC", "pending")),
-    )
+    records += [
+        DnsRecord("SPF", "TXT", f"{RETURN_PATH_LABEL}.{row.name}", spf),
+        DnsRecord("MX", "MX", f"{RETURN_PATH_LABEL}.{row.name}", names.hostname, priority=MX_PRIORITY),
+        DnsRecord("DMARC", "TXT", f"_dmarc.{row.name}", "v=DMARC1; p=none;"),
+    ]
+    return tuple(msgspec.structs.replace(record, status=statuses.get(record.key, record.status)) for record in records)
 
 
 async def _existing(store: Store, team_id: int, name: str, names: DnsNames) -> Domain:

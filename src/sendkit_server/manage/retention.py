@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.model.instant import DAY_MS, Instant
 from sendkit_server.store.once import Key
-from sendkit_server.store.queries import nodes, once
+from sendkit_server.store.queries import nodes, once, reports
 from sendkit_server.store.queries import retention as queries
 from sendkit_server.store.queries import tls as tls_queries
 from sendkit_server.store.store import Store
@@ -60,6 +60,7 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
         if dropped:
             log.info("retention.partitions_dropped", partitions=dropped)
         removed += await _remove(store, table, before)
+    removed += await _remove_reports(store, now - kept.events)
     await store.write_quietly(lambda connection: nodes.forget_ended(connection, now))
     while slice_ := await store.write_quietly(
         lambda connection: tls_queries.forget_old(connection, now - TLS_COUNTS_MS, now - DAY_MS)
@@ -81,6 +82,19 @@ async def _forget_answers(store: Store, now: Instant) -> int:
 
 def _answers_after(after: Key | None, now: Instant) -> Callable[[Connection], tuple[int, Key | None]]:
     return lambda connection: once.forget_slice(connection, after, now)
+
+
+async def _remove_reports(store: Store, before: Instant) -> int:
+    """Reports of receivers are kept as long as events."""
+    removed = 0
+    for team_id in await store.read(queries.team_ids):
+        while step := await store.write_quietly(_removing_reports(team_id, before)):
+            removed += step
+    return removed
+
+
+def _removing_reports(team_id: int, before: Instant) -> Callable[[Connection], int]:
+    return lambda connection: reports.remove_slice(connection, team_id, before)
 
 
 def _dropping(store: Store, table: str, before: Instant) -> Callable[[Connection], list[str]]:

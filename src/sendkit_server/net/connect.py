@@ -13,7 +13,9 @@ from typing import TypeVar
 import msgspec
 
 from sendkit_server.net.guard import Guard
+from sendkit_server.net.resolver import MAX_ADDRESSES
 
+ADDRESSES_A_HOST = 2
 STAGGER_S = 2.0  # how long an address may be silent before the next one is tried beside it (RFC 8305 5, but patient)
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -80,6 +82,18 @@ async def connect(
         return None
     finally:
         await _abandon(list(attempts))
+
+
+def choose_targets(hosts: Sequence[str], addresses: Sequence[Sequence[str]], port: int) -> list[Target]:
+    """At most MAX_ADDRESSES targets in the hosts' order, not all of them one host's when there are others."""
+    several = sum(1 for each in addresses if each) > 1
+    each_host = ADDRESSES_A_HOST if several else MAX_ADDRESSES
+    targets = [
+        Target(host, address, port)
+        for host, found in zip(hosts, addresses, strict=False)
+        for address in found[:each_host]
+    ]
+    return targets[:MAX_ADDRESSES]
 
 
 def _source_for(target: Target, sources: Sequence[str]) -> str | None:

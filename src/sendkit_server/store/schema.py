@@ -475,7 +475,7 @@ report = Table(
     Column("received_at", BigInteger, nullable=False),
     Column("summary", Text, nullable=False),
     Index("ix_report_domain", "team_id", "domain", "kind", "begins_at"),
-    Index("ix_report_once", "team_id", "kind", "organization", "report_id", unique=True),
+    Index("ix_report_once", "team_id", "domain", "kind", "organization", "report_id", unique=True),
 )
 
 # What a source address that is being warmed up has sent to a big receiver, by day.
@@ -489,12 +489,13 @@ warm_up = Table(
     sqlite_with_rowid=False,
 )
 
-# What `sendkit doctor` found last, so that the next look can tell what has changed. scope: a domain, or "" for the server.
+# What `sendkit doctor` found last, so that the next look can tell what has changed. scope: a domain's id, or the instance
+# of the node that it is about; name: with the address or list that it is about behind it.
 finding = Table(
     "finding",
     metadata,
     Column("scope", Name(253), primary_key=True),
-    Column("name", Name(40), primary_key=True),
+    Column("name", Name(160), primary_key=True),
     Column("status", Name(8), nullable=False),
     Column("detail", Text, nullable=False),  # JSON
     Column("looked_at", BigInteger, nullable=False),

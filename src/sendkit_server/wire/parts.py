@@ -53,6 +53,13 @@ class Part(msgspec.Struct, frozen=True):
         """The first field of this name; "" for none."""
         return next((value for found, value in self.fields if found == name), "")
 
+    def data(self) -> bytes:
+        """The whole body without its transfer encoding."""
+        encoding = self.field("content-transfer-encoding").strip().lower()
+        if encoding == "base64":
+            return _from_base64(self.encoded)
+        return a2b_qp(self.encoded) if encoding == "quoted-printable" else self.encoded
+
     def text(self) -> str:
         """The body as text, `\\n` between lines; HTML without its tags. At most MAX_TEXT_BYTES of it."""
         raw = self.encoded[: MAX_TEXT_BYTES * 2]
@@ -65,9 +72,12 @@ class Part(msgspec.Struct, frozen=True):
         return _without_tags(text) if self.media_type == "text/html" else text
 
 
-def parts_of(raw: bytes) -> list[Part]:
-    """The mail and its parts in order, the mail first; at most MAX_PARTS, none deeper than MAX_DEPTH."""
-    raw = raw[:MAX_READ_BYTES].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+def parts_of(raw: bytes, most_bytes: int = MAX_READ_BYTES) -> list[Part]:
+    """The mail and its parts in order, the mail first; at most MAX_PARTS, none deeper than MAX_DEPTH.
+
+    most_bytes: of the mail that are looked at.
+    """
+    raw = raw[:most_bytes].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return list(_walk(raw))
 
 

@@ -17,6 +17,7 @@ from sendkit_server.manage import domains, keys
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.keys import KeyWish
+from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.mail import Warning_
 from sendkit_server.store.store import Store, open_store
 from sendkit_server.store.values import Job
@@ -88,7 +89,7 @@ class Api:
             return None
 
         service = Service(
-            store, acceptor, metrics, Fine(), public_url="http://api.test", dns_names=NAMES, clock=lambda: NOW,
+            store, acceptor, metrics, Fine(), public_url="http://api.test", around=Surroundings(NAMES), clock=lambda: NOW,
             used=lambda key: None, refresh_metrics=nothing,
         )  # fmt: skip
         self.door = HttpDoor(service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,21 @@ from sqlalchemy import Connection, func, insert, or_, select, update
 
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import dkim_key, domain
+
+RETURN_PATH_LABEL = "send"
+"""Below a domain: where its bounces come to, and whose SPF record receivers look at."""
+
+
+def record_key(kind: str, name: str) -> str:
+    """What a DNS record's status is kept under in domain.record_status."""
+    return f"{kind} {name}"
+
+
+def has_return_path(row: AnyRow) -> bool:
+    """Whether DNS was last seen to bring bounces of `send.<domain>` to us, and to let us send with it."""
+    statuses: dict[str, str] = json.loads(row.record_status)
+    name = f"{RETURN_PATH_LABEL}.{row.name}"
+    return all(statuses.get(record_key(kind, name)) == "verified" for kind in ("SPF", "MX"))
 
 
 def insert_domain(connection: Connection, values: dict[str, Any], keys: Sequence[dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ def upgrade() -> None:
             CONSTRAINT pk_report PRIMARY KEY (team_id, id)
         )""",
         "CREATE INDEX ix_report_domain ON report (team_id, domain, kind, begins_at)",
-        "CREATE UNIQUE INDEX ix_report_once ON report (team_id, kind, organization, report_id)",
+        "CREATE UNIQUE INDEX ix_report_once ON report (team_id, domain, kind, organization, report_id)",
         f"""CREATE TABLE warm_up (
             address {key.format(64)} NOT NULL,
             receiver {key.format(64)} NOT NULL,
@@ -45,7 +45,7 @@ def upgrade() -> None:
         ){without_rowid}""",
         f"""CREATE TABLE finding (
             scope {key.format(253)} NOT NULL,
-            name {key.format(40)} NOT NULL,
+            name {key.format(160)} NOT NULL,
             status {key.format(8)} NOT NULL,
             detail TEXT NOT NULL,
             looked_at BIGINT NOT NULL,

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sendkit_server.deliver.dial import choose_targets
-from sendkit_server.net.connect import Failure, connect
+from sendkit_server.net.connect import Failure, choose_targets, connect
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import MAX_ADDRESSES, DnsProblem, Resolver
 
