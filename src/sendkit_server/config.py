@@ -244,7 +244,12 @@ SETTINGS: tuple[Setting[Any], ...] = (
     Setting(
         "route", parse_text, "direct", "direct, capture, smarthost://user:pass@host:port, smarthosts://…; comma = chain"
     ),
-    Setting("dns_servers", parse_names, "none", "for delivery, such as 127.0.0.1:5353; none: the system's"),
+    Setting(
+        "dns_servers",
+        parse_names,
+        "none",
+        "for delivery, such as 127.0.0.1:5353; of several, two must say that a domain takes no mail; none: the system's",
+    ),
     Setting("mx_port", parse_count, "25", "for tests"),
     Setting(
         "probe_domains",

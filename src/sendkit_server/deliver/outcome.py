@@ -10,7 +10,8 @@
    only the answer to it is missing, it may be there already: deferred and marked as a possible duplicate, because
    trying again risks a double, and not trying risks a loss (RFC 5321 4.5.3.2.6 wants ten minutes before that).
 5. A domain that does not exist, or says that it takes no mail (null MX), or has neither MX nor address: bounced.
-   DNS that cannot be asked: deferred. Addresses we must not connect to: deferred, the operator can mend it.
+   Of several DNS servers two must say so. DNS that cannot be asked: deferred. Addresses we must not connect to:
+   deferred, the operator can mend it.
 6. A mail that this server cannot carry (SIZE, 8BITMIME, SMTPUTF8) and every re-encoding was tried: failed.
 7. Deferred when the retry window is over: failed. When the mail's own deadline is over, whatever it waits for: expired.
 """
