@@ -35,7 +35,7 @@ format: dev
 	.venv/bin/ruff format .
 
 bench: dev
-	@sh scripts/peers.sh bench
+	@sh scripts/peers.sh
 	.venv/bin/python benchmarks/run.py
 	.venv/bin/python benchmarks/engines.py
 
