@@ -4,7 +4,7 @@
     async with DnsServer(zone) as dns:
         resolver = Resolver([dns.address])
 
-A name that is not there does not exist. A Fault in place of the records, or of all of a name's types, is committed.
+A name that is not there does not exist. One with a CNAME is answered with the chain that begins there. A Fault in place of the records, or of all of a name's types, is committed.
 """
 
 from __future__ import annotations
@@ -83,9 +83,15 @@ class DnsServer:
             case Fault():
                 raise ValueError(f"{found} needs records: put it under the type '!'")
             case _:
-                records = found.get(kind, [])
+                owner = name
+                while isinstance(found, Mapping) and "CNAME" in found and kind not in found:
+                    alias = found["CNAME"][0]
+                    reply.add_answer(*RR.fromZone(f"{owner}. {self.ttl_s} CNAME {alias}"))
+                    owner = alias.rstrip(".")
+                    found = self.zone.get(owner, {})
+                records = found.get(kind, []) if isinstance(found, Mapping) else []
                 for record in records:
-                    reply.add_answer(*RR.fromZone(f"{name}. {self.ttl_s} {kind} {record}"))
+                    reply.add_answer(*RR.fromZone(f"{owner}. {self.ttl_s} {kind} {record}"))
         packet: bytes = reply.pack()
         fault = found.get("!") if isinstance(found, Mapping) else None
         if fault is Fault.TRUNCATED and udp and records:
