@@ -38,6 +38,7 @@ bench: dev
 	@sh scripts/peers.sh
 	.venv/bin/python benchmarks/run.py
 	.venv/bin/python benchmarks/engines.py
+	.venv/bin/python benchmarks/hostile.py
 
 clean:
 	rm -rf .venv .cache

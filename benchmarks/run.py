@@ -93,23 +93,26 @@ def percentile(ordered: list[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-def load(job: Job, sink: Sink) -> tuple[Result, float]:
-    """Runs the load in its process and waits until the sink has all of it: the result, and when that was."""
-    expected = sink.mails() + job.count
-    with _loading(job) as process:
-        instances.until(lambda: sink.mails() >= expected or process.poll(), f"{job.count} mails at the sink", 180)
+def load(job: Job, sink: Sink, count: int | None = None) -> tuple[Result, float]:
+    """Runs the load in its process and waits until the sink has all of it: the result, and when that was.
+
+    count: how many of them go to the sink; None for all."""
+    expected = sink.mails() + (job.count if count is None else count)
+    with loading(job) as process:
+        instances.until(lambda: sink.mails() >= expected or process.poll(), f"{expected} mails at the sink", 180)
         at = perf_counter()
         return _result(process), at
 
 
 def result_of(job: Job) -> Result:
     """Runs the load in its process: what it found."""
-    with _loading(job) as process:
+    with loading(job) as process:
         return _result(process)
 
 
 @contextlib.contextmanager
-def _loading(job: Job) -> Iterator[subprocess.Popen[bytes]]:
+def loading(job: Job) -> Iterator[subprocess.Popen[bytes]]:
+    """A load in a process that does not outlive the block."""
     command = [sys.executable, str(HERE / "load.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
