@@ -27,7 +27,7 @@ import structlog
 from instances import HERE, Failed, Sendkit, Sink
 from load import Job
 from million import GROUP, Queue
-from run import HTTP_CONNECTIONS, load, loading, progress, result_of
+from run import HTTP_CONNECTIONS, load, progress, result_of
 
 from sendkit_server.manage import installation
 from sendkit_server.store.store import open_store
@@ -35,25 +35,25 @@ from sendkit_server.store.store import open_store
 HEALTHY_SITES = 50
 GOAL = 0.9
 BAD_EVERY = 10  # of the sites of the second part, one in so many
+BETWEEN = 40  # healthy mails between two that go to the farm
 WAITING_SITES = 10_000
 STANDING_S = 5.0  # for the hostile mail to be where it stays: tried, hanging, or put off
 DUE_IN_MS = 3 * 3_600_000
 
 
 class Amount(msgspec.Struct, frozen=True):
-    """How much is measured. mails: healthy ones a round and server.  standing: hostile mails that are there already;
-    fresh: that come with a round.  waiting: mails that are put off to later."""
+    """How much is measured. mails: of the load, a round and server.  standing: hostile mails that are there before.
+    waiting: mails that are put off to later."""
 
     rounds: int
     mails: int
     warm_up: int
     standing: int
-    fresh: int
     waiting: int
 
 
-FULL = Amount(rounds=8, mails=4_000, warm_up=1_000, standing=2_000, fresh=100, waiting=1_000_000)
-QUICK = Amount(rounds=2, mails=2_000, warm_up=500, standing=300, fresh=50, waiting=50_000)
+FULL = Amount(rounds=12, mails=3_000, warm_up=1_000, standing=2_000, waiting=1_000_000)
+QUICK = Amount(rounds=2, mails=2_000, warm_up=500, standing=300, waiting=50_000)
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def site(number: int, address: str) -> str:
     return f"n{number:02d}.a-{address.replace('.', '-')}.site.test"
 
 
-# All names of one list are of one length, as the load wants it: hence the 01.
+# All names are of one length, as the load wants it: hence the 01.
 HEALTHY = tuple(site(n, "127.0.0.01") for n in range(HEALTHY_SITES))
 FARM = tuple(site(0, f"127.1.0.{place}") for place in farm.SITES)
 NO_DNS = ".silent.site.test"
@@ -113,22 +113,21 @@ class Turns:
         self.beside = beside
         self._next = 0
 
-    def job(self, server: Sendkit, count: int, domains: tuple[str, ...], connections: int = HTTP_CONNECTIONS) -> Job:
+    def job(self, server: Sendkit, count: int, domains: tuple[str, ...]) -> Job:
         """Mails of its own."""
         first, self._next = self._next, self._next + count
-        return Job("http", (server.http,), first, count, connections, server.secret, domains=domains)
+        return Job("http", (server.http,), first, count, HTTP_CONNECTIONS, server.secret, domains=domains)
 
-    def part(self, name: str, domains: tuple[str, ...] = HEALTHY, healthy: float = 1.0, fresh: int = 0) -> Part:
-        """All rounds. domains, healthy: where the load of the second server goes, and which share of it to the sink.
-        fresh: hostile mails that come to the second server with each round."""
+    def part(self, name: str, domains: tuple[str, ...] = HEALTHY, more: int = 0) -> Part:
+        """All rounds. domains: where the load of the second server goes.  more: so much bigger is that load."""
         amount = self.amount
         part = Part(name, [], [])
         for running in (self.alone, self.beside):
             load(self.job(running.server, amount.warm_up, HEALTHY), self.sink)
         for number in range(amount.rounds):
             turns: list[Callable[[], None]] = [
-                lambda: part.alone.append(self.round(self.alone, HEALTHY, 1.0, 0)),
-                lambda: part.beside.append(self.round(self.beside, domains, healthy, fresh)),
+                lambda: part.alone.append(self.round(self.alone, amount.mails, HEALTHY)),
+                lambda: part.beside.append(self.round(self.beside, amount.mails + more, domains)),
             ]
             for turn in turns if number % 2 else reversed(turns):
                 turn()
@@ -136,17 +135,15 @@ class Turns:
             progress(f"{name}, round {number + 1}: {before.rate:,.0f} and {after.rate:,.0f} mails/s")
         return part
 
-    def round(self, running: Running, domains: tuple[str, ...], healthy: float, fresh: int) -> Round:
+    def round(self, running: Running, mails: int, domains: tuple[str, ...]) -> Round:
         """One server's turn."""
-        count = round(self.amount.mails * healthy)
-        job = self.job(running.server, self.amount.mails, domains)
-        with contextlib.ExitStack() as stack:
-            if fresh:
-                stack.enter_context(loading(self.job(running.server, fresh, HOSTILE, connections=1)))
-            worked = machine.cpu_s(running.pid)
-            result, delivered_at = load(job, self.sink, count)
-            worked = machine.cpu_s(running.pid) - worked
-        return Round(count / (delivered_at - result.began), worked / count * 1e6)
+        job = self.job(running.server, mails, domains)
+        numbers = range(job.first, job.first + job.count)
+        healthy = sum(domains[n % len(domains)] in HEALTHY for n in numbers)
+        worked = machine.cpu_s(running.pid)
+        result, delivered_at = load(job, self.sink, healthy)
+        worked = machine.cpu_s(running.pid) - worked
+        return Round(healthy / (delivered_at - result.began), worked / healthy * 1e6)
 
 
 class Bench:
@@ -191,15 +188,16 @@ class Bench:
             sleep(STANDING_S)
             if not server.count("sendkit_deferred_total"):
                 raise Failed("the farm has deferred nothing: it does not do what it should")
-            return turns.part(f"beside a farm of {len(HOSTILE)} hostile sites", fresh=self.amount.fresh)
+            domains = tuple(name for bad in HOSTILE for name in (*HEALTHY[:BETWEEN], bad))
+            name = f"beside a farm of {len(HOSTILE)} hostile sites"
+            return turns.part(name, domains, more=self.amount.mails // BETWEEN)
 
     def one_in_ten(self) -> Part:
         """As many mails to as many sites, some of which are dead or slow."""
         domains = list(HEALTHY)
         domains[::BAD_EVERY] = DEAD_OR_SLOW
         with self.turns("tenth") as turns:
-            name = f"{HEALTHY_SITES} sites, one in {BAD_EVERY} dead or slow"
-            return turns.part(name, tuple(domains), healthy=1 - 1 / BAD_EVERY)
+            return turns.part(f"{HEALTHY_SITES} sites, one in {BAD_EVERY} dead or slow", tuple(domains))
 
     def full_queue(self) -> Part:
         """Healthy mail while many others wait for a later day."""

@@ -98,7 +98,7 @@ def load(job: Job, sink: Sink, count: int | None = None) -> tuple[Result, float]
 
     count: how many of them go to the sink; None for all."""
     expected = sink.mails() + (job.count if count is None else count)
-    with loading(job) as process:
+    with _loading(job) as process:
         instances.until(lambda: sink.mails() >= expected or process.poll(), f"{expected} mails at the sink", 180)
         at = perf_counter()
         return _result(process), at
@@ -106,13 +106,12 @@ def load(job: Job, sink: Sink, count: int | None = None) -> tuple[Result, float]
 
 def result_of(job: Job) -> Result:
     """Runs the load in its process: what it found."""
-    with loading(job) as process:
+    with _loading(job) as process:
         return _result(process)
 
 
 @contextlib.contextmanager
-def loading(job: Job) -> Iterator[subprocess.Popen[bytes]]:
-    """A load in a process that does not outlive the block."""
+def _loading(job: Job) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, str(HERE / "load.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

@@ -24,23 +24,10 @@ from sinks.hostile import RawServer
 
 pytestmark = pytest.mark.engine("sqlite")
 HEALTHY_MAILS = 50
-HEALTHY_S = 5.0
+HEALTHY_S = 5.0  # less than the shortest deadline of those that hang
 FIRST_PLACE = 20  # among the loopback addresses of this process; tests beside use the first ones
-FASTER = 60  # how much faster the program's time goes where deadlines of minutes are waited for
+FASTER = 40  # how much faster the program's time goes where deadlines of minutes are waited for
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-
-
-def greylist() -> Callable[..., object]:
-    """Defers the first try of each address."""
-    seen: set[str] = set()
-
-    def answer(session: object, argument: str) -> object:
-        if argument in seen:
-            return None
-        seen.add(argument)
-        return "451 4.7.1 greylisted, come back"
-
-    return answer
 
 
 def part_refusal(session: object, argument: str) -> str | None:
@@ -52,7 +39,7 @@ def part_refusal(session: object, argument: str) -> str | None:
 
 # What SmtpSink plays: the answers; then the recipient's status, the reason of its first try, and words of its transcript.
 TALKS: dict[str, tuple[dict[str, object], str, str, str]] = {
-    "greylist": ({"RCPT": greylist()}, "delivered", "policy", "451 4.7.1 greylisted"),
+    "greylist": ({"RCPT": ["451 4.7.1 greylisted, come back", None]}, "delivered", "policy", "451 4.7.1 greylisted"),
     "storm-greeting": ({"greeting": "421 4.3.2 too busy"}, "delivery_delayed", "host_refused", "421 4.3.2 too busy"),
     "storm-mail": ({"MAIL": "421 4.3.2 going down"}, "delivery_delayed", "system_refused", "421 4.3.2 going down"),
     "banner": ({"greeting": "554 5.7.1 go away"}, "delivery_delayed", "host_refused", "554 5.7.1 go away"),
@@ -166,12 +153,10 @@ def lines(attempt: dict[str, Any]) -> str:
 
 async def healthy_within(server: Server, key: str, sink: SmtpSink, seconds: float) -> None:
     """A burst for the healthy host is there in time, whatever else goes on."""
-    before, began = len(sink.mails), time.monotonic()
+    began = time.monotonic()
     await asyncio.gather(*(server.send(key, to=f"healthy{n}@there.test") for n in range(HEALTHY_MAILS)))
-    await until(
-        lambda: sum("healthy" in str(mail.recipients) for mail in sink.mails[before:]) == HEALTHY_MAILS, seconds,
-        f"healthy mail beside the farm, {time.monotonic() - began:.1f} s after the first",
-    )  # fmt: skip
+    left = began + seconds - time.monotonic()
+    await until(lambda: sum("healthy" in str(mail.recipients) for mail in sink.mails) == HEALTHY_MAILS, left)
 
 
 def ours(address: str) -> str:
@@ -271,14 +256,12 @@ async def test_who_is_silent_or_endlessly_slow_is_given_up_at_the_deadline_and_h
     ).start()
     key = await server.live_key()
     await server.settled(key, await server.send(key, to="first@there.test"), "delivered")
-    began = time.monotonic()
     ids = {site: await server.send(key, to=f"ann@{site}.test") for site in ("silent", "tarpit")}
-    blob = base64.b64encode(os.urandom(3_000_000)).decode()  # more than the kernel takes for a host that does not read
+    blob = base64.b64encode(os.urandom(1_000_000)).decode()
     ids["deaf"] = await server.send(key, to="ann@deaf.test", attachments=[{"filename": "a", "content": blob}])
     await healthy_within(server, key, sink, HEALTHY_S)
-    assert time.monotonic() - began < 300 / FASTER, "too late to tell: the first deadline is over"
-    for site in ids:
-        assert (await server.email(key, ids[site]))["status"] == "queued", site
+    # The healthy ones were through while all of these still hung.
+    assert [(await server.email(key, message_id))["status"] for message_id in ids.values()] == ["queued"] * 3
     expected = {"silent": "timeout", "tarpit": "timeout", "deaf": "no_reply_after_dot"}
     for site, reason in expected.items():
         found = await server.settled(key, ids[site], "delivery_delayed")
