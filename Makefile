@@ -35,9 +35,10 @@ format: dev
 	.venv/bin/ruff format .
 
 bench: dev
-	@sh scripts/peers.sh bench
+	@sh scripts/peers.sh
 	.venv/bin/python benchmarks/run.py
 	.venv/bin/python benchmarks/engines.py
+	.venv/bin/python benchmarks/hostile.py
 
 clean:
 	rm -rf .venv .cache

@@ -29,6 +29,7 @@ SENDKIT = Path(sys.executable).with_name("sendkit")
 SECRET_KEY = "the same for all nodes of a benchmark's database"
 WAIT_S = 60.0
 SINK_BACKLOG = "200"
+SINK_CONNECTIONS = "4000"
 AS_ROOT: list[str] = [] if os.getuid() == 0 else ["sudo", "-n"]
 
 _LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -111,7 +112,7 @@ def sink(directory: Path) -> Iterator[Sink]:
     port = free_port()
     counters = directory / "sink-counters"
     user = ["-u", "nobody"] if os.getuid() == 0 else []
-    command = ["/usr/sbin/smtp-sink", *user, "-c", f"127.0.0.1:{port}", SINK_BACKLOG]
+    command = ["/usr/sbin/smtp-sink", *user, "-c", "-m", SINK_CONNECTIONS, f"127.0.0.1:{port}", SINK_BACKLOG]
     with (
         counters.open("wb") as output,
         ended(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)) as process,

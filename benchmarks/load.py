@@ -31,7 +31,7 @@ _ID = re.compile(rb'"id":"(msg_[0-9a-z]{26})"')
 class Job(msgspec.Struct, frozen=True):
     """kind: http, smtp.  ports: the connections are spread over them.  first, count: the mails' numbers.  secret: our
     API key; None for Postfix, which trusts loopback.  sink_port: 0, or where this process shall be the sink itself and
-    send one mail at a time."""
+    send one mail at a time.  domains: of the recipients, in turn, all names of one length."""
 
     kind: str
     ports: tuple[int, ...]
@@ -40,6 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     connections: int
     secret: str | None = None
     sink_port: int = 0
+    domains: tuple[str, ...] = mails.DOMAINS
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -57,14 +58,15 @@ class Result(msgspec.Struct, frozen=True):
 class Work:
     """What all connections share. unattended: a connection goes on with the next mail by itself."""
 
-    def __init__(self, first: int, count: int, *, unattended: bool) -> None:
+    def __init__(self, job: Job, *, unattended: bool) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waits: list[float] = []
         self.ids: set[bytes] = set()
         self.unattended = unattended
-        self._next = first
-        self._end = first + count
-        self._left = count
+        self.domains = job.domains
+        self._next = job.first
+        self._end = job.first + job.count
+        self._left = job.count
 
     def take(self) -> int | None:
         """The next mail's number; None when all are under way."""
@@ -116,12 +118,12 @@ class Client(asyncio.Protocol):
             self.send_next()
 
 
-def http_requests(secret: str) -> list[tuple[bytes, bytes, bytes]]:
+def http_requests(secret: str, domains: tuple[str, ...]) -> list[tuple[bytes, bytes, bytes]]:
     """POST /emails for each variant of a mail, cut where recipient and number belong."""
     requests = []
     for variant in range(mails.VARIANTS):
         before, between, after = mails.api_template(variant)
-        size = len(before + between + after) + len(mails.recipient(0)) + 6
+        size = len(before + between + after) + len(mails.recipient(0, domains)) + 6
         head = (
             f"POST /emails HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {secret}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
@@ -149,7 +151,9 @@ class HttpClient(Client):
             return
         before, between, after = self._requests[n % mails.VARIANTS]
         self.sent_at = perf_counter()
-        self.transport.write(b"".join((before, mails.recipient(n).encode(), between, b"%06d" % n, after)))
+        self.transport.write(
+            b"".join((before, mails.recipient(n, self.work.domains).encode(), between, b"%06d" % n, after))
+        )
 
     def data_received(self, data: bytes) -> None:
         """200 with an id that was not given before, or the run is void."""
@@ -185,7 +189,7 @@ class SmtpClient(Client):
         self._n = n
         self.sent_at = perf_counter()
         self._expect([b"250", b"250", b"354"], self._send_message)
-        self.transport.write(_ENVELOPE % mails.recipient(n).encode())
+        self.transport.write(_ENVELOPE % mails.recipient(n, self.work.domains).encode())
 
     def data_received(self, data: bytes) -> None:
         """Replies, each as expected, or the run is void."""
@@ -268,7 +272,7 @@ async def connected(job: Job, work: Work) -> list[Client]:
     """All connections, greeted and logged in."""
     loop = asyncio.get_running_loop()
     clients: list[Client] = []
-    requests = http_requests(job.secret or "")
+    requests = http_requests(job.secret or "", job.domains)
     raws = [mails.raw_template(variant) for variant in range(mails.VARIANTS)]
     for number in range(job.connections):
         client = HttpClient(work, requests) if job.kind == "http" else SmtpClient(work, raws, job.secret)
@@ -281,7 +285,7 @@ async def connected(job: Job, work: Work) -> list[Client]:
 
 async def many(job: Job) -> Result:
     """All mails as fast as they are taken."""
-    work = Work(job.first, job.count, unattended=True)
+    work = Work(job, unattended=True)
     clients = await connected(job, work)
     began, worked = perf_counter(), process_time()
     for client in clients:
@@ -300,7 +304,7 @@ async def one_by_one(job: Job) -> Result:
     )
     accept_ms, sink_ms = [], []
     # One connection for all, so that what is measured is a mail, not a handshake.
-    work = Work(job.first, job.count, unattended=False)
+    work = Work(job, unattended=False)
     (client,) = await connected(msgspec.structs.replace(job, connections=1), work)
     began = perf_counter()
     for n in range(job.count):

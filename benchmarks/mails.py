@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from random import Random
 
 SIZE_BYTES = 5120
@@ -13,9 +14,9 @@ SENDER_DOMAIN = "here.test"
 _SYLLABLES = [consonant + vowel for consonant in "bdgklmnprstv" for vowel in "aeio"]
 
 
-def recipient(n: int) -> str:
-    """Everybody gets one mail."""
-    return f"u{n:06d}@{DOMAINS[n % len(DOMAINS)]}"
+def recipient(n: int, domains: Sequence[str] = DOMAINS) -> str:
+    """Everybody gets one mail. domains: names of one length."""
+    return f"u{n:06d}@{domains[n % len(domains)]}"
 
 
 def raw_template(variant: int) -> tuple[bytes, bytes]:

@@ -74,7 +74,7 @@ from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
 from sendkit_server.store.store import open_store
 from sendkit_server.store.values import Job
-from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, Port25Watch, QueueWatch, Watch
+from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch
 from sendkit_server.wire import return_path
 
 SIGNING_THREADS = 2
@@ -185,6 +185,7 @@ class App:
         if "deliver" in self.settings.roles:
             self._spawn(self.deliverer.run(), "delivery")
             self._spawn(self._queue_watch.run(), "queue")
+            self._spawn(self._plans_watch.run(), "plans")
             self._spawn(self._port_25.run(), "probe")
             self._spawn(self._sts.run(), "policies")
             self._spawn(self._tls_counts.run(), "tls counts")
@@ -251,6 +252,7 @@ class App:
         self._signers = Signers(self.store, [ALGORITHMS[name] for name in settings.dkim])
         self._resolver = Resolver(settings.dns_servers)
         self._pool = ThreadPoolExecutor(SIGNING_THREADS, "compose")
+        retry = RetryPolicy(settings.retry_schedule, settings.retry_window)
         token_key = seal.derived_key(self.secret_key, seal.RETURN_PATH_PURPOSE)
 
         def envelope_from(message: Message, job: Job) -> str:
@@ -265,7 +267,7 @@ class App:
                 mx_port=settings.mx_port,
                 allow_private=settings.allow_private_networks,
                 own=self._own_listeners(),
-                retry=RetryPolicy(settings.retry_schedule, settings.retry_window),
+                retry=retry,
                 ca_file=Path(settings.ca_file) if settings.ca_file else None,
                 connections_per_site=settings.connections_per_site,
                 receivers=settings.receivers,
@@ -290,6 +292,7 @@ class App:
         self._queue_watch = QueueWatch(self.store, self.deliverer, self._now)
         self.doctor = Doctor(self.store, surroundings(settings, routes, serving=True), self._now)
         self._doctor_watch = DoctorWatch(settings.doctor_interval, self.doctor, self._now)
+        self._plans_watch = PlansWatch(self.store, self.deliverer, self._now, retry.longest_ms)
         self._prepare_membership()
 
     @staticmethod

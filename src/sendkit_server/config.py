@@ -302,7 +302,12 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "none",
         "[[routing]] in sendkit.toml: domain, to or stream, and the route that such mail takes instead",
     ),
-    Setting("dns_servers", parse_names, "none", "for delivery, such as 127.0.0.1:5353; none: the system's"),
+    Setting(
+        "dns_servers",
+        parse_names,
+        "none",
+        "for delivery, such as 127.0.0.1:5353; of several, two must say that a domain takes no mail; none: the system's",
+    ),
     Setting(
         "dnssec_resolvers",
         parse_resolvers,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+from sqlalchemy import Connection
 
 from sendkit_server.accept import Acceptor
 from sendkit_server.config import Settings
@@ -216,6 +217,38 @@ class QueueWatch:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._look_s):
                     await self._written.wait()
+
+
+class PlansWatch:
+    """Once after the start: a clock that was set back while no server ran, by a year perhaps, would leave deferred mail
+    waiting until it has caught up. So no next try stays further away than a retry ever is."""
+
+    def __init__(self, store: Store, deliverer: Deliverer, clock: Callable[[], Instant], longest_ms: int) -> None:
+        self._store = store
+        self._deliverer = deliverer
+        self._clock = clock
+        self._longest_ms = longest_ms
+
+    async def run(self) -> None:
+        """Until it is done; a store that is away is asked again."""
+        moved = 0
+        while True:
+            try:
+                while found := await self._store.write_quietly(self._slice):
+                    moved += found
+                break
+            except StoreError as error:
+                log.warning("watch.store_unavailable", error=str(error))
+            await asyncio.sleep(QUEUE_LOOK_S)
+        if moved:
+            log.warning(
+                "queue.brought_forward", recipients=moved, why="the clock was set back, or the schedule shortened"
+            )
+            self._deliverer.wake()
+
+    def _slice(self, connection: Connection) -> int:
+        now = self._clock()
+        return queue_queries.bring_forward_slice(connection, now, now + self._longest_ms)
 
 
 class Port25Watch:

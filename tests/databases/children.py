@@ -49,12 +49,15 @@ class Home:
     comes when the *thread* that made the child ends, and tests restart servers from threads that end long before.
     """
 
-    def __init__(self, name: str, *, in_memory: bool = False) -> None:
+    def __init__(self, name: str, *, in_memory: bool = False, as_root: bool = False) -> None:
+        """as_root: for a server that changes its user by itself; the directory is then open to all."""
         # Not $TMPDIR: a socket's path has at most 107 bytes.
         place = MEMORY if in_memory and _has_room(MEMORY) else Path("/tmp")
         self.path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
         self._owner: dict[str, Any] = {}
-        if os.geteuid() == 0:
+        if as_root:
+            self.path.chmod(0o755)
+        elif os.geteuid() == 0:
             user = pwd.getpwnam("postgres")
             os.chown(self.path, user.pw_uid, user.pw_gid)
             self._owner = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

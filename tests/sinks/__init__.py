@@ -3,6 +3,7 @@
 from sinks.api import ApiSink, Call
 from sinks.certificates import EXPIRED, server_context
 from sinks.dns import DnsServer, Fault
+from sinks.hostile import RawServer
 from sinks.https import DRIP, HttpsSink, reply
 from sinks.smtp import DROP, SILENCE, Received, Session, SmtpSink, own_addresses
 
@@ -16,6 +17,7 @@ __all__ = [
     "DnsServer",
     "Fault",
     "HttpsSink",
+    "RawServer",
     "Received",
     "Session",
     "SmtpSink",

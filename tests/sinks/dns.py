@@ -5,7 +5,8 @@
         resolver = Resolver([dns.address])
 
 Whoever asks for it is told that the answers for the names in `authentic` are (the AD bit of a validating resolver).
-A name that is not there does not exist. A Fault in place of the records, or of all of a name's types, is committed.
+A name that is not there does not exist. One with a CNAME is answered with the chain that begins there. A Fault in place of
+the records, or of all of a name's types, is committed.
 """
 
 from __future__ import annotations
@@ -91,11 +92,15 @@ class DnsServer:
             case Fault():
                 raise ValueError(f"{found} needs records: put it under the type '!'")
             case _:
-                records = found.get(kind, [])
+                owner = name
+                while isinstance(found, Mapping) and "CNAME" in found and kind not in found:
+                    alias = found["CNAME"][0]
+                    reply.add_answer(*RR.fromZone(f"{owner}. {self.ttl_s} CNAME {alias}"))
+                    owner = alias.rstrip(".")
+                    found = self.zone.get(owner, {})
+                records = found.get(kind, []) if isinstance(found, Mapping) else []
                 for record in records:
-                    reply.add_answer(*RR.fromZone(f"{name}. {self.ttl_s} {kind} {record}"))
-                if kind != "CNAME" and "CNAME" in found:
-                    self._follow(reply, name, found["CNAME"][0], kind)
+                    reply.add_answer(*RR.fromZone(f"{owner}. {self.ttl_s} {kind} {record}"))
         wants_to_know = any(record.rtype == QTYPE.OPT and record.edns_do for record in question.ar)
         if wants_to_know and all(str(each).rstrip(".").lower() in self.authentic for each in _names(question, reply)):
             reply.header.ad = 1
@@ -108,12 +113,6 @@ class DnsServer:
         if fault is Fault.WRONG_ID and udp:
             return [bytes([packet[0] ^ 0xFF]) + packet[1:], packet]
         return [packet]
-
-    def _follow(self, reply: DNSRecord, name: str, alias: str, kind: str) -> None:
-        reply.add_answer(*RR.fromZone(f"{name}. {self.ttl_s} CNAME {alias}"))
-        found = self.zone.get(alias.rstrip("."), {})
-        for record in found.get(kind, []) if isinstance(found, Mapping) else []:
-            reply.add_answer(*RR.fromZone(f"{alias} {self.ttl_s} {kind} {record}"))
 
     async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -262,13 +262,13 @@ class MailConnection(asyncio.Protocol):
 
     async def _run(self, machine: Opening | Transaction, deadline_s: float) -> None:
         self._machine = machine
-        if self._closed is not None:
-            machine.lost(Trouble.LOST, self._closed, self._at_ms())
-        elif self._reader.pending:
+        if self._closed is None:
             self._arm(deadline_s)
+        # A host that says why it will not have us, and goes, may have gone before we listen: its words count first.
+        if self._reader.pending and (self._closed is None or isinstance(machine, Opening)):
             self._advance(machine)
-        else:
-            self._arm(deadline_s)
+        if self._closed is not None and not machine.done:
+            machine.lost(Trouble.LOST, self._closed, self._at_ms())
         if not machine.done and not (isinstance(machine, Opening) and machine.wants_tls):
             self._finished = self._loop.create_future()
             try:
@@ -289,7 +289,8 @@ class MailConnection(asyncio.Protocol):
                     if reader.pending:
                         # Said in clear to be read as the first words under TLS: somebody injects (RFC 3207 4.2).
                         raise ProtocolError("more bytes in clear after the answer to STARTTLS")
-                    cast("asyncio.Transport", self._transport).pause_reading()
+                    if self._closed is None:
+                        cast("asyncio.Transport", self._transport).pause_reading()
                     self._finish()
                     return
                 if not answer:

@@ -10,7 +10,8 @@
    only the answer to it is missing, it may be there already: deferred and marked as a possible duplicate, because
    trying again risks a double, and not trying risks a loss (RFC 5321 4.5.3.2.6 wants ten minutes before that).
 5. A domain that does not exist, or says that it takes no mail (null MX), or has neither MX nor address: bounced.
-   DNS that cannot be asked: deferred. Addresses we must not connect to: deferred, the operator can mend it.
+   Of several DNS servers two must say so. DNS that cannot be asked: deferred. Addresses we must not connect to:
+   deferred, the operator can mend it.
 6. A mail that this server cannot carry (SIZE, 8BITMIME, SMTPUTF8) and every re-encoding was tried: failed.
 7. A host that does not satisfy the domain's MTA-STS policy or its own TLSA records is treated as in rule 3, but no other
    route takes such a mail over: deferred.

@@ -3,13 +3,16 @@
 What is not there is an answer, too: a domain that does not exist or takes no mail is told apart from a server that
 could not be asked, because the first ends a mail and the second only delays it. dnspython does the asking: it retries
 over TCP when an answer was cut, drops answers to other questions, and follows at most 16 CNAMEs within an answer.
+
+Because it ends a mail, "there is nothing" needs two witnesses where there are two: of several DNS servers another one
+must say the same, each asked for itself. One that knows better is believed; one that has failed is no witness.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import TypeAlias, TypeVar, cast
@@ -33,6 +36,7 @@ MAX_TTL_S = 3600.0
 NEGATIVE_TTL_S = 60.0
 TROUBLE_TTL_S = 5.0  # a server that failed just now is not asked again for each waiting mail
 DEADLINE_S = 15.0  # a question as a whole, all servers and repetitions
+WITNESS_DEADLINE_S = 5.0  # of one server alone
 
 
 class DnsTrouble(StrEnum):
@@ -71,10 +75,9 @@ class Resolver:
     ) -> None:
         self._stub = dns.asyncresolver.Resolver(configure=not servers)
         if servers:
-            self._stub.nameservers = [parse_server(server) for server in servers]
-        self._stub.lifetime = deadline_s
-        self._stub.timeout = min(deadline_s, 3.0)
-        self._stub.use_edns(0, 0, 1232)
+            self._stub.nameservers = [parse_server(server) for server in dict.fromkeys(servers)]
+        _limit(self._stub, deadline_s)
+        self._witnesses = [_stub_of(server, min(deadline_s, WITNESS_DEADLINE_S)) for server in self._stub.nameservers]
         self._clock = clock
         self._cache: OrderedDict[tuple[str, str], tuple[float, object]] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[object]] = {}
@@ -85,18 +88,18 @@ class Resolver:
 
     async def addresses(self, host: str) -> tuple[str, ...] | DnsProblem:
         """A host's addresses, IPv6 and IPv4 alternating."""
-        return await self._cached("A", host, self._ask_addresses)
+        return await self._cached("A", host, lambda name: self._ask_addresses(name, self._stub))
 
     async def texts(self, name: str) -> tuple[str, ...] | DnsProblem:
         """A name's TXT records, the strings of each joined (RFC 7208 3.3); none is an empty answer. Asked anew each time."""
-        answer = await self._question(name, dns.rdatatype.TXT)
+        answer = await self._question(name, dns.rdatatype.TXT, self._stub)
         if isinstance(answer, DnsProblem):
             return answer
         return tuple(b"".join(record.strings).decode("utf-8", "replace") for record in answer.rrset or ())
 
     async def exchanges(self, name: str) -> tuple[Mx, ...] | DnsProblem:
         """A name's MX records as they stand, a null MX with the host ""; none is an empty answer. Asked anew each time."""
-        answer = await self._question(name, dns.rdatatype.MX)
+        answer = await self._question(name, dns.rdatatype.MX, self._stub)
         if isinstance(answer, DnsProblem):
             return answer
         found = (Mx(each.preference, each.exchange.to_text(omit_final_dot=True).lower()) for each in answer.rrset or ())
@@ -105,7 +108,7 @@ class Resolver:
     async def pointers(self, address: str) -> tuple[str, ...] | DnsProblem:
         """The names that an address's reverse zone gives (RFC 1035 3.5). Asked anew each time."""
         name = dns.reversename.from_address(address).to_text(omit_final_dot=True)
-        answer = await self._question(name, dns.rdatatype.PTR)
+        answer = await self._question(name, dns.rdatatype.PTR, self._stub)
         if isinstance(answer, DnsProblem):
             return answer
         return tuple(record.target.to_text(omit_final_dot=True).lower() for record in answer.rrset or ())
@@ -142,18 +145,44 @@ class Resolver:
         return answer
 
     async def _ask_mail_hosts(self, domain: str) -> tuple[float, MailHosts | DnsProblem]:
-        answer = await self._question(domain, dns.rdatatype.MX)
+        ttl_s, found = await self._mail_hosts_by(self._stub, domain)
+        if len(self._witnesses) < 2 or not isinstance(found, DnsProblem) or found.trouble is DnsTrouble.UNAVAILABLE:
+            return ttl_s, found
+        return await self._confirmed(domain, found)
+
+    async def _confirmed(self, domain: str, problem: DnsProblem) -> tuple[float, MailHosts | DnsProblem]:
+        """What the DNS servers say one by one, until one knows mail hosts or two agree that there are none."""
+        said: Counter[DnsTrouble] = Counter()
+        for witness in self._witnesses:
+            ttl_s, found = await self._mail_hosts_by(witness, domain)
+            if not isinstance(found, DnsProblem):
+                return ttl_s, found
+            said[found.trouble] += 1
+            if said[found.trouble] == 2 and found.trouble is not DnsTrouble.UNAVAILABLE:
+                return ttl_s, found
+        text = f"{problem.text}, says one DNS server, and no other one confirms it"
+        return TROUBLE_TTL_S, DnsProblem(DnsTrouble.UNAVAILABLE, text)
+
+    async def _mail_hosts_by(
+        self, stub: dns.asyncresolver.Resolver, domain: str
+    ) -> tuple[float, MailHosts | DnsProblem]:
+        answer = await self._question(domain, dns.rdatatype.MX, stub)
         if isinstance(answer, DnsProblem):
             return _ttl(answer), answer
         if answer.rrset is None:
-            addresses = await self.addresses(domain)
+            # A witness answers for itself; what is in the cache may be another one's word.
+            is_witness = stub is not self._stub
+            addresses = (await self._ask_addresses(domain, stub))[1] if is_witness else await self.addresses(domain)
             if isinstance(addresses, DnsProblem):
                 return _ttl(addresses), addresses
             return NEGATIVE_TTL_S, (Mx(0, domain),)
         return answer.rrset.ttl, mail_hosts_of(domain, list(answer.rrset))
 
-    async def _ask_addresses(self, host: str) -> tuple[float, tuple[str, ...] | DnsProblem]:
-        v6, v4 = await asyncio.gather(self._question(host, dns.rdatatype.AAAA), self._question(host, dns.rdatatype.A))
+    async def _ask_addresses(
+        self, host: str, stub: dns.asyncresolver.Resolver
+    ) -> tuple[float, tuple[str, ...] | DnsProblem]:
+        kinds = dns.rdatatype.AAAA, dns.rdatatype.A
+        v6, v4 = await asyncio.gather(*(self._question(host, kind, stub) for kind in kinds))
         found = [answer for answer in (v6, v4) if not isinstance(answer, DnsProblem) and answer.rrset is not None]
         if found:
             lists = [[str(record) for record in answer.rrset or ()] for answer in found]
@@ -164,9 +193,11 @@ class Resolver:
         problem = worst or DnsProblem(DnsTrouble.NO_ADDRESS, f"{host} has no address")
         return _ttl(problem), problem
 
-    async def _question(self, name: str, kind: dns.rdatatype.RdataType) -> dns.resolver.Answer | DnsProblem:
+    async def _question(
+        self, name: str, kind: dns.rdatatype.RdataType, stub: dns.asyncresolver.Resolver
+    ) -> dns.resolver.Answer | DnsProblem:
         try:
-            return await self._stub.resolve(f"{name}.", kind, raise_on_no_answer=False, search=False)
+            return await stub.resolve(f"{name}.", kind, raise_on_no_answer=False, search=False)
         except dns.resolver.NXDOMAIN:
             return DnsProblem(DnsTrouble.NO_DOMAIN, f"the domain {name} does not exist")
         except (dns.resolver.YXDOMAIN, dns.name.NameTooLong, dns.name.LabelTooLong, dns.name.EmptyLabel):
@@ -178,6 +209,20 @@ class Resolver:
 
     def _now(self) -> float:
         return self._clock() if self._clock else asyncio.get_running_loop().time()
+
+
+def _stub_of(server: str | dns.nameserver.Nameserver, deadline_s: float) -> dns.asyncresolver.Resolver:
+    """Asks one server alone."""
+    stub = dns.asyncresolver.Resolver(configure=False)
+    stub.nameservers = [server]
+    _limit(stub, deadline_s)
+    return stub
+
+
+def _limit(stub: dns.asyncresolver.Resolver, deadline_s: float) -> None:
+    stub.lifetime = deadline_s
+    stub.timeout = min(deadline_s, 3.0)
+    stub.use_edns(0, 0, 1232)
 
 
 def mail_hosts_of(domain: str, records: Sequence[object]) -> MailHosts | DnsProblem:

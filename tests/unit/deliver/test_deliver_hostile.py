@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from delivery_world import FAST, mx, world
 from sinks import DROP, SILENCE, SmtpSink
 
 from sendkit_server.deliver import Timeouts
+from sendkit_server.deliver.connection import Greeter, MailConnection
 from sendkit_server.model.mail import RawContent
 from sendkit_server.model.status import Status
+from sendkit_server.net.connect import Target
+from sendkit_server.net.tls_client import TlsClient
+from sendkit_server.wire.smtp_client import TlsWish
 
 
 async def tried_once(sink: SmtpSink, *addresses: str, timeouts: Timeouts = FAST):
@@ -93,6 +99,20 @@ async def test_a_silent_server_is_given_up_at_the_phases_deadline(step: str):
     update = here.store.update(job)
     assert update.status is Status.DELAYED
     assert update.reason == ("no_reply_after_dot" if step == "dot" else "timeout")
+
+
+async def test_what_a_host_says_before_it_hangs_up_counts_even_when_it_has_gone_before_anybody_listened():
+    async with SmtpSink(answers={"greeting": "421 4.3.2 come back at noon"}) as sink:
+        loop = asyncio.get_running_loop()
+        connection, gone = MailConnection(lambda: 0, FAST), asyncio.Event()
+        connection.on_lost = gone.set
+        await loop.create_connection(lambda: connection, sink.host, sink.port)
+        await gone.wait()
+        target = Target("mx.there.test", sink.host, sink.port)
+        verdict = await connection.open(target, Greeter("out.test", TlsWish.OFFERED), TlsClient(None))
+        assert verdict is not None and verdict.reply is not None
+        assert (verdict.reply.code, verdict.reply.text) == (421, "4.3.2 come back at noon")
+        assert any("421 4.3.2 come back at noon" in line.text for line in connection.transcript)
 
 
 async def test_a_250_without_a_text_delivers():

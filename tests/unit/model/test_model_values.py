@@ -132,6 +132,16 @@ def test_retries_follow_the_schedule_with_jitter_until_the_window_ends() -> None
         assert next_attempt(policy, tries, 0, 0, 1.0) == round(delay * 1.1)
     assert next_attempt(policy, 20, 0, 2 * DAY_MS - 1, 0.5) == 2 * DAY_MS
     assert next_attempt(policy, 20, 0, 2 * DAY_MS, 0.5) is None
+    assert max(next_attempt(policy, tries, 0, 0, 1.0) or 0 for tries in range(1, 9)) == policy.longest_ms
+
+
+def test_a_mail_from_the_future_is_given_up_once_its_delays_fill_the_retry_window() -> None:
+    policy = RetryPolicy((MINUTE_MS, HOUR_MS), window_ms=5 * HOUR_MS)
+    year = 365 * DAY_MS
+    planned = [next_attempt(policy, tries, year, tries, 0.5) for tries in range(1, 8)]
+    # After 1 min and 4 × 1 h it is tried for the last time, at the window's end.
+    assert planned[:5] == [1 + MINUTE_MS, *(tries + HOUR_MS for tries in range(2, 6))]
+    assert planned[5:] == [6 + HOUR_MS - MINUTE_MS, None]
 
 
 def test_permissions_are_presets_or_lists() -> None:

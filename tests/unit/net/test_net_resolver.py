@@ -129,6 +129,48 @@ async def test_what_is_no_name_is_no_domain(name: str):
         assert trouble(await Resolver([dns.address]).mail_hosts(name)) is DnsTrouble.NO_DOMAIN
 
 
+NOTHING: dict[str, object] = {
+    "missing.test": {},
+    "null.test": {"null.test": {"MX": ["0 ."]}},
+    "nothing.test": {"nothing.test": {"TXT": ['"x"']}},
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+async def test_that_there_is_nothing_is_believed_of_one_server_when_there_is_only_one(name: str):
+    async with DnsServer(NOTHING[name]) as dns:  # type: ignore[arg-type]
+        found = trouble(await Resolver([dns.address, dns.address]).mail_hosts(name))
+        assert found is not DnsTrouble.UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", NOTHING)
+async def test_that_there_is_nothing_needs_two_servers_to_say_so_when_there_are_more(name: str):
+    nothing: dict[str, object] = NOTHING[name]  # type: ignore[assignment]
+    knows = {name: {"MX": ["10 mx.there.test."]}}
+    async with (
+        DnsServer(nothing) as first,  # type: ignore[arg-type]
+        DnsServer({name: Fault.SERVFAIL}) as second,
+        DnsServer(nothing) as third,  # type: ignore[arg-type]
+        DnsServer(knows) as fourth,
+    ):
+
+        async def asked(*servers: DnsServer) -> object:
+            return await Resolver([server.address for server in servers], deadline_s=0.5).mail_hosts(name)
+
+        alone = trouble(await asked(first))
+        assert trouble(await asked(first, second)) is DnsTrouble.UNAVAILABLE
+        assert trouble(await asked(first, second, third)) is alone
+        assert await asked(first, second, fourth) == (Mx(10, "mx.there.test"),)
+        problem = await asked(first, second)
+        assert isinstance(problem, DnsProblem) and name in problem.text and "no other one confirms" in problem.text
+
+
+async def test_two_servers_that_disagree_why_there_is_nothing_end_no_mail():
+    async with DnsServer({}) as first, DnsServer({"a.test": {"MX": ["0 ."]}}) as second:
+        found = await Resolver([first.address, second.address]).mail_hosts("a.test")
+        assert trouble(found) is DnsTrouble.UNAVAILABLE
+
+
 def test_equals_are_shuffled_and_preferences_kept():
     hosts = (Mx(10, "a"), Mx(10, "b"), Mx(20, "c"))
     descending = iter([0.9, 0.1, 0.0])

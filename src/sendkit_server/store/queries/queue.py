@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, delete, func, select, text, update
 
 from sendkit_server.model.instant import MINUTE_MS, Instant
 from sendkit_server.model.status import UNSETTLED, Status
@@ -112,6 +112,33 @@ def retry_slice(connection: Connection, target: Target, now: Instant) -> int:
         .values(next_attempt_at=now)
     )
     return connection.execute(due).rowcount
+
+
+def bring_forward_slice(connection: Connection, now: Instant, latest: Instant) -> int:
+    """Brings some of those whose next try lies beyond `latest` to that, and to `now` those that were never tried; how
+    many. 0: there are no more. What is scheduled waits by its sender's wish."""
+    late = recipient.alias("late")
+    some = (
+        select(late.c.team_id, late.c.message_id, late.c.n)
+        # `fence >= 0` is what PostgreSQL's index wants to hear (schema.DUE_ANYWHERE).
+        .where(late.c.owner.is_(None), late.c.next_attempt_at > latest, late.c.fence >= 0)
+        .where(late.c.status != str(Status.SCHEDULED))
+        .limit(SLICE)
+        .subquery()
+    )
+    forward = (
+        update(recipient)
+        .where(
+            # Joined and not by IN, as in retry_slice.
+            recipient.c.team_id == some.c.team_id,
+            recipient.c.message_id == some.c.message_id,
+            recipient.c.n == some.c.n,
+            recipient.c.owner.is_(None),
+            recipient.c.next_attempt_at > latest,
+        )
+        .values(next_attempt_at=case((recipient.c.attempts == 0, now), else_=latest))
+    )
+    return connection.execute(forward).rowcount
 
 
 def cancel_slice(
