@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -26,8 +27,13 @@ PATIENCE_S = 5.0
 MAX_KEY_CHARACTERS = 256
 SMTP = "smtp"
 SAME_BYTES = "smtp-bytes"
+MOST_SEARCHED_BYTES = 1024 * 1024
+MOST_BOUNDARIES = 20
 HEADERS = ("x-sendkit-idempotency-key", "resend-idempotency-key", "idempotency-key")
 """Headers of a mail that give its key, by lower-cased name; they never leave."""
+
+_DATE = re.compile(rb"\r\ndate[ \t]*:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*\r\n", re.IGNORECASE)
+_BOUNDARY = re.compile(rb"boundary=\"?([!#-:<-~]{8,70})", re.IGNORECASE)
 
 _pack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
@@ -68,8 +74,12 @@ def of_raw(submission: RawSubmission, key: str | None) -> Call | None:
 
 
 def same_bytes(submission: RawSubmission) -> Call:
-    """The transaction's without a key: what it consists of is its key."""
-    digest = _digest(submission, submission.key.id)
+    """The transaction's without a key: what it consists of is its key.
+
+    But for what a client's library makes anew each time though its user asks for the same: Date, and the boundaries of parts.
+    """
+    again = msgspec.structs.replace(submission, raw=_without_chance(submission.raw))
+    digest = _digest(again, submission.key.id)
     return Call(submission.key.team_id, SAME_BYTES, digest.hex(), digest)
 
 
@@ -125,6 +135,17 @@ def _checked(key: str) -> str:
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
         raise Refused(refusal.BAD_IDEMPOTENCY_KEY)
     return key
+
+
+def _without_chance(raw: bytes) -> bytes:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    head = _DATE.sub(b"\r\n", b"\r\n" + head)
+    if len(raw) > MOST_SEARCHED_BYTES or b"multipart/" not in head.lower():
+        return head + b"\r\n\r\n" + body
+    whole = head + b"\r\n\r\n" + body
+    for n, boundary in enumerate(dict.fromkeys(_BOUNDARY.findall(whole)[:MOST_BOUNDARIES])):
+        whole = whole.replace(boundary, b"boundary-%d" % n)
+    return whole
 
 
 def _digest(submission: RawSubmission, *more: str) -> bytes:

@@ -159,3 +159,22 @@ async def test_a_key_in_the_headers_goes_before_the_bytes(api: Api) -> None:
     assert isinstance(other, Refusal)
     assert (other.smtp_code, other.smtp_enhanced, other.name) == (550, "5.7.1", "invalid_idempotent_request")
     assert (await api.call("GET", f"/emails/{first.messages[0].id}")).json["deduplicated"] is False
+
+
+PARTS = (
+    b"From: App <app@sender.test>\r\nMessage-ID: <2@app.sender.test>\r\nDate: %s\r\nSubject: x\r\n"
+    b'Content-Type: multipart/mixed; boundary="--_NmP-%s-Part_1"\r\n\r\n'
+    b"----_NmP-%s-Part_1\r\n\r\n%s\r\n----_NmP-%s-Part_1--\r\n"
+)
+
+
+async def test_what_a_library_makes_anew_each_time_does_not_make_another_mail(api: Api) -> None:
+    def parts(date: bytes, boundary: bytes, text: bytes = b"body") -> bytes:
+        return PARTS % (date, boundary, boundary, text, boundary)
+
+    first = await accept(api, parts(b"Mon, 24 Nov 2026 10:00:00 +0000", b"1a2b3c4d5e6f"))
+    again = await accept(api, parts(b"Mon, 24 Nov 2026 10:00:09 +0000", b"ffffeeeedddd"))
+    other = await accept(api, parts(b"Mon, 24 Nov 2026 10:00:09 +0000", b"ffffeeeedddd", b"another body"))
+    assert isinstance(first, Accepted) and isinstance(again, Accepted) and isinstance(other, Accepted)
+    assert (again.replayed, again.messages) == (True, first.messages)
+    assert not other.replayed
