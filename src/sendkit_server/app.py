@@ -27,12 +27,13 @@ import msgspec
 import structlog
 
 from sendkit_server.accept import Acceptor, AcceptSettings
+from sendkit_server.accept.limits import Limits
 from sendkit_server.api.control import ControlDoor
 from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.server import HttpServer
 from sendkit_server.api.service import Service
 from sendkit_server.compose.signing import Signers
-from sendkit_server.config import PREFIX, Address, ConfigError, Settings, routing_of
+from sendkit_server.config import PREFIX, Address, ConfigError, Settings, limits_of, routing_of
 from sendkit_server.dashboard.door import Pages
 from sendkit_server.deliver.deliverer import Deliverer
 from sendkit_server.deliver.mta_sts import PolicyWeb, StsPolicies
@@ -73,6 +74,7 @@ from sendkit_server.store.files import write_file
 from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
 from sendkit_server.store.store import open_store
+from sendkit_server.store.usage import Usage
 from sendkit_server.store.values import Job
 from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch
 from sendkit_server.wire import return_path
@@ -191,6 +193,7 @@ class App:
             self._spawn(self._tls_counts.run(), "tls counts")
             self._spawn(self._doctor_watch.run(), "doctor")
         self._spawn(self._watch.run(), "watch")
+        self._spawn(self._usage.run(), "usage")
         self._spawn(self._membership.run(), "membership")
         for name in self.settings.not_obeyed:
             log.warning("setting.not_supported_yet", setting=PREFIX + name.upper())
@@ -336,6 +339,7 @@ class App:
             self._deafen = self.store.engine.listen(lambda: _call(loop, deliverer.wake))
 
     def _prepare_accept(self) -> None:
+        self._usage = Usage(self.store, self._now)
         self.acceptor = Acceptor(
             AcceptSettings(
                 self.settings.max_message_bytes,
@@ -349,6 +353,7 @@ class App:
             clock=self._now,
             entropy=Entropy().take,
             warnings=lambda: (PORT_25_BLOCKED,) if self._port_25.blocked else (),
+            limits=Limits(limits_of(self.settings), self._usage),
         )
         self._watch = Watch(self.settings, self.store, self.acceptor, self._clock, lambda: self._tls)
 
@@ -535,6 +540,9 @@ class App:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._tls_counts.flush()
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._usage.write()
         # Only when the heart has stopped: a beat after the farewell would begin a new incarnation.
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):

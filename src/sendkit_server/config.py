@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from sendkit_server.accept.limits import LimitSettings
 from sendkit_server.deliver.pace import Limits
 from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.routing import Routing, parse_routing
@@ -119,6 +120,11 @@ def parse_yes(text: str) -> bool:
     if value in ("no", "false", "off", "0"):
         return False
     raise ValueError("say yes or no")
+
+
+def parse_limit(text: str) -> int | None:
+    """A whole number from 1; `off`, `none` or nothing: no limit."""
+    return None if text.strip().lower() in ("", "off", "none") else parse_count(text)
 
 
 def parse_size(text: str) -> int:
@@ -347,6 +353,16 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "none",
         "[receivers.NAME] in sendkit.toml: mx, connections, messages_per_connection, rate (a minute) instead of the shipped",
     ),
+    Setting(
+        "limits",
+        one_of("off", "hosted"),
+        "off",
+        "hosted: 60 calls a minute and 3000 recipients a month for each team, and warm-up; what is set itself goes before it",
+    ),
+    Setting("rate_limit", parse_limit, "off", "calls a minute of a team that send"),
+    Setting("key_rate_limit", parse_limit, "off", "calls a minute of one key that send"),
+    Setting("monthly_quota", parse_limit, "off", "recipients a month of a team"),
+    Setting("warmup", one_of("off", "on"), "off", "on: a new domain's first 14 days have daily limits"),
     Setting("dedupe_message_id", parse_yes, "yes", "the same mail that comes again by SMTP within 24 h is taken once"),
     Setting("strict_test", parse_yes, "no", "test keys, too, may send only from verified domains"),
     Setting("connections_per_site", parse_count, "20", "outgoing connections to one set of MX hosts"),
@@ -379,11 +395,7 @@ NOT_BUILT = frozenset(
     {
         "auto_contacts",
         "block_disposable",
-        "limits",
-        "monthly_quota",
-        "rate_limit",
         "trusted_proxies",
-        "warmup",
         "webhook_retries",
     }
 )
@@ -452,6 +464,7 @@ def _knows_none(setting: Setting[Any]) -> bool:
         parse_optional_duration_ms,
         parse_database_url,
         parse_receivers,
+        parse_limit,
         parse_tables,
         parse_table_list,
         parse_resolvers,
@@ -525,6 +538,21 @@ def routing_of(settings: Settings) -> Routing:
         return parse_routing(settings.route, settings.routes, settings.routing)
     except ValueError as error:
         raise ConfigError(f"route, routes or routing: {error}; see docs/routes.md") from None
+
+
+def limits_of(settings: Settings) -> LimitSettings:
+    """The limits in force: those that are set, else the preset's."""
+    hosted = settings.limits == "hosted"
+
+    def chosen(name: str, preset: object) -> Any:
+        return preset if hosted and settings.sources[name] == "default" else settings.values[name]
+
+    return LimitSettings(
+        chosen("rate_limit", 60),
+        chosen("key_rate_limit", None),
+        chosen("monthly_quota", 3000),
+        chosen("warmup", "on") == "on",
+    )
 
 
 def is_secret(name: str) -> bool:

@@ -1,6 +1,6 @@
 """accept: the one way in. Both doors hand their submission here; out comes a durable mail or one refusal.
 
-Order of the checks: key, permission and network → an earlier call → fields → sender → size → recipients. The reply may be
+Order of the checks: key, permission and network → an earlier call → fields → sender → size → recipients → amounts. The reply may be
 sent once `accept` has returned: the commit is on the disk by then. What this node has room for is stored as already its own
 and handed to delivery in memory; the rest is stored unowned and claimed later.
 """
@@ -18,6 +18,7 @@ import structlog
 
 from sendkit_server.accept import fields, once, raw, rights, wishes
 from sendkit_server.accept.fields import Checked
+from sendkit_server.accept.limits import Limits, Rate
 from sendkit_server.accept.waiting import Waiting
 from sendkit_server.events import suppressed_at_accept
 from sendkit_server.events.metrics import Metrics
@@ -116,8 +117,10 @@ class Acceptor:
         clock: Callable[[], Instant],
         entropy: Callable[[int], bytes],
         warnings: Callable[[], tuple[Warning_, ...]],
+        limits: Limits | None = None,
     ) -> None:
         self._settings = settings
+        self._limits = limits
         self._store = store
         self._handover = handover
         self._metrics = metrics
@@ -139,6 +142,15 @@ class Acceptor:
         """Whether this key may send at all; asked before a door takes a whole mail in. client: the caller's address."""
         return self.closed if self.closed is not None else rights.to_send(key, client)
 
+    async def call(self, key: ApiKey) -> Rate | None:
+        """Counts a call before it is looked at: where its caller stands; None when calls are not limited."""
+        if self._limits is None:
+            return None
+        try:
+            return await self._limits.call(key, self._clock())
+        except StoreUnavailable:
+            return None  # that the mail cannot be stored either is said in a moment
+
     async def accept(self, submission: Submission) -> Accepted | Refusal:
         """Accepts an API call: one message for each `to` address, each seeing only itself."""
         try:
@@ -154,6 +166,9 @@ class Acceptor:
         """Accepts an SMTP transaction: one message with the envelope's recipients, headers as written."""
         try:
             self._check(submission.key, submission.client)
+            rate = await self.call(submission.key)
+            if rate is not None and rate.refused:
+                return rate.refusal
             head = raw.checked(submission, self._settings.max_message_bytes)
             call = once.of_raw(submission, head.idempotency_key)
             if call is not None:
@@ -206,7 +221,7 @@ class Acceptor:
             tags=submission.tags,
             metadata=submission.metadata,
         )
-        return await self._stored(mail, Door.HTTP, checked, warnings, call)
+        return await self._limited(submission.key, sender.domain, mail, Door.HTTP, checked, warnings, call)
 
     async def _accept_raw(
         self, submission: RawSubmission, head: raw.Head, call: once.Call | None
@@ -251,7 +266,8 @@ class Acceptor:
             messages=(new,),
         )
         checked = _checked(submission.recipients, suppressed)
-        return await self._stored(mail, Door.SMTP, checked, self._warnings_for(key, sender, no_text=False), call)
+        warnings = self._warnings_for(key, sender, no_text=False)
+        return await self._limited(key, domain, mail, Door.SMTP, checked, warnings, call)
 
     async def _sender(self, key: ApiKey, from_: Mailbox) -> _Sender:
         """The sender that the key may use: the one that is given, or the one that a key with rewrite_from puts there."""
@@ -370,6 +386,30 @@ class Acceptor:
             frozenset(site for site in sites if self._handover.has_room(site, size_bytes, message.priority)),
             ended,
         )
+
+    async def _limited(
+        self,
+        key: ApiKey,
+        domain: SendingDomain | None,
+        mail: NewMail,
+        door: Door,
+        checked: tuple[CheckedRecipient, ...],
+        warnings: tuple[Warning_, ...],
+        call: once.Call | None,
+    ) -> Accepted | Refusal:
+        """Stores the mail if its recipients are not too many for the key, the team or the domain. Refused."""
+        limits = self._limits
+        if limits is None or not (limits.settings.any_amount or key.restrictions.daily_limit):
+            return await self._stored(mail, door, checked, warnings, call)
+        recipients = sum(len(new.recipients) for new in mail.messages)
+        try:
+            taken = await limits.take(key, domain, recipients, self._clock())
+        except StoreUnavailable:
+            return refusal.CANNOT_COMMIT
+        result = await self._stored(mail, door, checked, warnings, call)
+        if isinstance(result, Refusal) or result.replayed:
+            limits.give_back(taken, recipients)
+        return result
 
     async def _stored(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from sendkit_server.accept.limits import Rate
 from sendkit_server.api import payload, shapes
 from sendkit_server.api.http import Request, Response, json_response, listed, page
 from sendkit_server.api.service import Service
@@ -29,6 +30,25 @@ _IN_FLIGHT = invalid("This email cannot be cancelled: it is being delivered at t
 
 async def send(service: Service, request: Request) -> Response | Refusal:
     """POST /emails"""
+    assert request.key is not None
+    rate = await service.acceptor.call(request.key)
+    if rate is None:
+        return await _send(service, request)
+    answer: Response | Refusal
+    try:
+        answer = rate.refusal if rate.refused else await _send(service, request)
+    except Refused as refused:
+        answer = refused.refusal
+    return msgspec.structs.replace(answer, headers=(*answer.headers, *_rate_headers(rate)))
+
+
+def _rate_headers(rate: Rate) -> tuple[tuple[bytes, bytes], ...]:
+    """Where the caller stands, in the words of the vendors' APIs."""
+    figures = ((b"limit", rate.limit), (b"remaining", rate.remaining), (b"reset", rate.reset_s))
+    return tuple((b"ratelimit-" + name, b"%d" % figure) for name, figure in figures)
+
+
+async def _send(service: Service, request: Request) -> Response | Refusal:
     assert request.key is not None
     if len(request.body) > LARGE_BODY_BYTES:
         # Decoding tens of megabytes takes a good part of a second; other requests go on meanwhile.

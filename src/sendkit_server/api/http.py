@@ -93,7 +93,8 @@ def refusal_response(refusal: Refusal, doc_url: str) -> Response:
     }
     if refusal.field is not None:
         body["field"] = refusal.field
-    headers: list[tuple[bytes, bytes]] = []
+    body.update(refusal.extra)
+    headers: list[tuple[bytes, bytes]] = list(refusal.headers)
     if refusal.retry_after_s is not None:
         headers.append((b"retry-after", str(refusal.retry_after_s).encode()))
     if refusal.allow is not None:

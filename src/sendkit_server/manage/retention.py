@@ -11,12 +11,13 @@ from sqlalchemy import Connection
 
 from sendkit_server.model.instant import DAY_MS, Instant
 from sendkit_server.store.once import Key
-from sendkit_server.store.queries import nodes, once, reports
+from sendkit_server.store.queries import nodes, once, reports, usage
 from sendkit_server.store.queries import retention as queries
 from sendkit_server.store.queries import tls as tls_queries
 from sendkit_server.store.store import Store
 
 TLS_COUNTS_MS = 400 * DAY_MS
+MINUTE_KINDS = ("rate-team", "rate-key")  # accept/limits.py
 
 log = structlog.get_logger("retention")
 
@@ -66,6 +67,7 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
         lambda connection: tls_queries.forget_old(connection, now - TLS_COUNTS_MS, now - DAY_MS)
     ):
         removed += slice_
+    await store.write_quietly(lambda connection: usage.forget_old(connection, MINUTE_KINDS, now))
     return removed + await _forget_answers(store, now)
 
 

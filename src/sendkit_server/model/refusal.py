@@ -16,8 +16,9 @@ DOC_URL = "docs/errors.md"
 class Refusal(msgspec.Struct, frozen=True):
     """One structured no.
 
-    field: the member at fault as a path (`to[1]`), None when it is none.  retry_after_s: seconds, for 429 and 503.
-    smtp: code, enhanced code; the text is made by smtp_text unless smtp_fixed stands as the whole reply's text.
+    field: the member at fault as a path (`to[1]`), None when it is none.  retry_after_s: seconds, for 429 and 503.  extra,
+    headers: further members of the API's error body, and headers of its response.  smtp: code, enhanced code; the text is
+    made by smtp_text unless smtp_fixed stands as the whole reply's text.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Refusal(msgspec.Struct, frozen=True):
     retry_after_s: int | None = None
     smtp_fixed: str | None = None
     allow: str | None = None
+    extra: tuple[tuple[str, object], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def retryable(self) -> bool:

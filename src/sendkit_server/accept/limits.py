@@ -1,0 +1,157 @@
+"""How much a key, a team and a new domain may send. All off unless the operator says otherwise."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from sendkit_server.model.instant import DAY_MS, MINUTE_MS, SECOND_MS, Instant, to_datetime
+from sendkit_server.model.mail import ApiKey
+from sendkit_server.model.refusal import Refusal, Refused, restricted_to
+from sendkit_server.store.directory import SendingDomain
+from sendkit_server.store.queries.usage import Counted
+from sendkit_server.store.usage import Usage
+
+TEAM_RATE, KEY_RATE = "rate-team", "rate-key"
+KEY_DAY, TEAM_MONTH, DOMAIN_DAY, DOMAIN_SINCE = "key-day", "team-month", "domain-day", "domain-since"
+# Recipients a day of a domain, by its age in days; behind the last there is no limit.
+WARM_UP = (50, 50, 100, 200, 500, 1_000, 1_000, 2_000, 2_000, 2_000, 5_000, 5_000, 5_000, 5_000)
+
+QUOTA_EXCEEDED = Refusal("validation_error", "Monthly email quota exceeded.", 422, 550, "5.7.1")
+
+
+class LimitSettings(msgspec.Struct, frozen=True):
+    """None: no limit. rates: calls a minute.  monthly_quota: recipients of a team.  warm_up: new domains begin slowly."""
+
+    team_rate: int | None = None
+    key_rate: int | None = None
+    monthly_quota: int | None = None
+    warm_up: bool = False
+
+    @property
+    def any_amount(self) -> bool:
+        """Whether recipients are counted."""
+        return self.monthly_quota is not None or self.warm_up
+
+    @property
+    def any_rate(self) -> bool:
+        """Whether calls are counted."""
+        return self.team_rate is not None or self.key_rate is not None
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """Where a caller stands. reset_s: seconds until the next window.  refused: this call is one too many."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+    refused: bool = False
+
+    @property
+    def refusal(self) -> Refusal:
+        """429 rate_limit_exceeded / 451 4.7.1."""
+        message = f"Rate limit exceeded. Please retry after {self.reset_s} seconds."
+        return Refusal("rate_limit_exceeded", message, 429, 451, "4.7.1", retry_after_s=self.reset_s)
+
+
+class Limits:
+    """Asks and counts. Everything raises StoreUnavailable while counts that are not known yet cannot be read."""
+
+    def __init__(self, settings: LimitSettings, usage: Usage) -> None:
+        self.settings = settings
+        self._usage = usage
+
+    async def call(self, key: ApiKey, now: Instant) -> Rate | None:
+        """Counts one call: where its caller stands; None when calls are not limited."""
+        settings = self.settings
+        if not settings.any_rate:
+            return None
+        window = now - now % MINUTE_MS
+        reset_s = max(1, -(-(window + MINUTE_MS - now) // SECOND_MS))
+        closest: Rate | None = None
+        for kind, name, limit in (
+            (KEY_RATE, key.id, settings.key_rate),
+            (TEAM_RATE, "", settings.team_rate),
+        ):
+            if limit is None:
+                continue
+            counted = Counted(key.team_id, kind, name, window)
+            if await self._usage.take(counted, 1, limit) is not None:
+                return Rate(limit, 0, reset_s, refused=True)
+            rate = Rate(limit, limit - await self._usage.used(counted), reset_s)
+            closest = rate if closest is None or rate.remaining < closest.remaining else closest
+        return closest
+
+    async def take(self, key: ApiKey, domain: SendingDomain | None, recipients: int, now: Instant) -> list[Counted]:
+        """Counts a mail's recipients where that is limited: what it was added to. Refused when it would be too many."""
+        taken: list[Counted] = []
+        try:
+            await self._take_all(key, domain, recipients, now, taken)
+        except BaseException:
+            self.give_back(taken, recipients)
+            raise
+        return taken
+
+    def give_back(self, taken: list[Counted], recipients: int) -> None:
+        """The mail was not stored after all."""
+        for counted in taken:
+            self._usage.give_back(counted, recipients)
+
+    async def _take_all(
+        self, key: ApiKey, domain: SendingDomain | None, recipients: int, now: Instant, taken: list[Counted]
+    ) -> None:
+        daily = key.restrictions.daily_limit
+        if daily is not None:
+            counted = Counted(key.team_id, KEY_DAY, key.id, now - now % DAY_MS)
+            if (used := await self._usage.take(counted, recipients, daily)) is not None:
+                raise Refused(
+                    restricted_to(f"This API key may send to {daily} recipients a day, and has sent to {used} today.")
+                )
+            taken.append(counted)
+        if key.test:
+            return  # nothing of it leaves
+        if self.settings.monthly_quota is not None:
+            counted = Counted(key.team_id, TEAM_MONTH, "", _month_of(now))
+            if await self._usage.take(counted, recipients, self.settings.monthly_quota) is not None:
+                raise Refused(QUOTA_EXCEEDED)
+            taken.append(counted)
+        if self.settings.warm_up and domain is not None:
+            await self._warm_up(key.team_id, domain, recipients, now, taken)
+
+    async def _warm_up(
+        self, team_id: int, domain: SendingDomain, recipients: int, now: Instant, taken: list[Counted]
+    ) -> None:
+        today = now - now % DAY_MS
+        since = await self._usage.since(team_id, DOMAIN_SINCE, domain.id, today)
+        day = (today - since) // DAY_MS
+        if day >= len(WARM_UP):
+            return
+        counted = Counted(team_id, DOMAIN_DAY, domain.id, today)
+        used = await self._usage.take(counted, recipients, WARM_UP[day])
+        if used is not None:
+            raise Refused(_warming_up(domain.name, day, WARM_UP[day], used, since, now))
+        taken.append(counted)
+
+
+def _warming_up(name: str, day: int, limit: int, used: int, since: Instant, now: Instant) -> Refusal:
+    ends = to_datetime(since + len(WARM_UP) * DAY_MS)
+    message = (
+        f"Domain warmup limit reached for {name}. Daily limit: {limit} emails. Sent today: {used}. "
+        f"Warmup completes on {ends:%Y-%m-%d}."
+    )
+    extra = {
+        "domain": name,
+        "daily_limit": limit,
+        "emails_sent_today": used,
+        "warmup_day": day,
+        "warmup_ends_at": f"{ends:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    midnight_s = (DAY_MS - now % DAY_MS) // SECOND_MS + 1
+    return Refusal("warmup_limit", message, 429, 451, "4.7.1", retry_after_s=midnight_s, extra=tuple(extra.items()))
+
+
+def _month_of(now: Instant) -> Instant:
+    at = to_datetime(now)
+    start = datetime(at.year, at.month, 1, tzinfo=UTC)
+    return int((start - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
