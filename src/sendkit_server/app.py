@@ -344,7 +344,7 @@ class App:
             used=self._watch.key_used,
             refresh_metrics=self._refresh_metrics,
         )
-        pages = Pages(HttpDoor(service), self.store, dev=self.dev)
+        pages = Pages(HttpDoor(service), self.store, dev=self.dev, clock=self._now)
         self._http = HttpServer(pages, f"{self.public_url}/docs")
         for sock in self._sockets["http_bind"]:
             await self._http.listen(sock)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from sendkit_server.api import about, api_keys, domains, emails, health, schema, suppressions
+from sendkit_server.api import about, api_keys, audit, domains, emails, health, schema, suppressions
 from sendkit_server.api.http import Request, Response
 from sendkit_server.api.service import Service
 from sendkit_server.model.refusal import Refusal
@@ -142,6 +142,7 @@ ROUTES: tuple[Route, ...] = (
         schema.RotateKey,
         statuses=(201,),
     ),
+    Route("GET", "/audit", "team:read", audit.list_, "Who changed what, newest first", schema.AuditList),
     Route("GET", "/health", None, health.health, "The process lives", schema.HealthShape),
     Route("GET", "/ready", None, health.ready, "The process can serve", schema.ReadyShape),
     Route("GET", "/metrics", None, health.metrics, "Prometheus metrics"),

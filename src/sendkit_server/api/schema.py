@@ -468,6 +468,28 @@ class RemovedList(Shape):
     data: list[RemovedShape]
 
 
+class AuditShape(Shape):
+    """A change: who (a key's or a person's id, cli, server), what, to what, and what it became."""
+
+    object: str
+    id: str
+    created_at: str
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+
+
+class AuditList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[AuditShape]
+    links: LinksShape
+    meta: MetaShape
+
+
 class HealthShape(Shape):
     """The process lives."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sendkit_server.cli.archive import CARRYING
+from sendkit_server.cli.audit import audit
 from sendkit_server.cli.banner import banner
 from sendkit_server.cli.inbound import inbound
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
@@ -39,6 +40,7 @@ def cli() -> None:
 
 for _command in CARRYING:
     cli.add_command(_command)
+cli.add_command(audit)
 cli.add_command(inbound)
 cli.add_command(queue)
 cli.add_command(routes)

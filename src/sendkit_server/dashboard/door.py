@@ -7,6 +7,7 @@ loopback: a page of another site whose name was made to resolve here (DNS rebind
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ import structlog
 
 from sendkit_server.dashboard.inbox import InboxPages
 from sendkit_server.dashboard.pages import Page, Templates, redirect
+from sendkit_server.manage.audit import Actor
+from sendkit_server.model.instant import Instant
 from sendkit_server.store.errors import StoreError
 from sendkit_server.store.store import Store
 
@@ -32,11 +35,11 @@ log = structlog.get_logger("dashboard")
 class Pages:
     """An ASGI application that serves `/` and `/ui…` and hands everything else on."""
 
-    def __init__(self, api: Application, store: Store, *, dev: bool) -> None:
+    def __init__(self, api: Application, store: Store, *, dev: bool, clock: Callable[[], Instant]) -> None:
         self._api = api
         self._dev = dev
         self._templates = Templates()
-        self._inbox = InboxPages(store, self._templates)
+        self._inbox = InboxPages(store, self._templates, lambda name: Actor(name, clock(), os.urandom))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""

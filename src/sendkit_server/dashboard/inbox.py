@@ -6,7 +6,7 @@ A mail's HTML is a stranger's: it is shown in a frame without scripts, without o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -17,6 +17,7 @@ import msgspec
 
 from sendkit_server.dashboard.pages import Page, Templates, redirect
 from sendkit_server.manage import inbox
+from sendkit_server.manage.audit import Actor
 from sendkit_server.model.address import Mailbox
 from sendkit_server.model.instant import api_time
 from sendkit_server.store.queries import keys as key_queries
@@ -38,8 +39,9 @@ _CID = re.compile(r"cid:([^\s\"'<>)]+)", re.IGNORECASE)
 class InboxPages:
     """The pages under `/ui/inbox`, for team `default`: the development key's."""
 
-    def __init__(self, store: Store, templates: Templates) -> None:
+    def __init__(self, store: Store, templates: Templates, actor: Callable[[str], Actor]) -> None:
         self._store = store
+        self._actor = actor
         self._templates = templates
 
     async def page(self, method: str, parts: Sequence[str], *, same_site: bool) -> Page | None:
@@ -53,7 +55,7 @@ class InboxPages:
                 return self._templates.page(
                     "problem.html", 403, title="Not from here", text="This form was sent by another site."
                 )
-            await inbox.clear_inbox(self._store, team_id)
+            await inbox.clear_inbox(self._store, team_id, self._actor("dev"))
             return redirect("/ui/inbox")
         if not parts:
             return await self._list(team_id)

@@ -26,6 +26,7 @@ async def test_every_reply_has_the_shape_that_it_declares(api: Api) -> None:
     paths = {
         "/emails/{id}": sent.json["id"], "/emails/{id}/attempts": sent.json["id"], "/domains/{id}": "sender.test",
         "/suppressions/{id}": suppressed.json["id"],
+        "/api-keys/{id}": (await api.call("GET", "/api-keys")).json["data"][0]["id"],
     }  # fmt: skip
     msgspec.json.decode(sent.body, type=schema.SendReply)
     for route in ROUTES:

@@ -53,7 +53,7 @@ def asking(store: Store, *, dev: bool = True) -> Ask:
         await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    pages = Pages(api, store, dev=dev)
+    pages = Pages(api, store, dev=dev, clock=lambda: 1)
 
     async def ask(
         path: str, method: str = "GET", peer: str = "127.0.0.1", **headers: str
