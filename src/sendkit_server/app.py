@@ -40,6 +40,7 @@ from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stored import DeliveryView
 from sendkit_server.events.metrics import Metrics
+from sendkit_server.events.refusals import RefusalLog
 from sendkit_server.manage import commands, installation
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.domains import DnsNames
@@ -56,6 +57,7 @@ from sendkit_server.smtp.door import SubmissionDoor
 from sendkit_server.smtp.inbound import InboundDoor
 from sendkit_server.smtp.keys import StoredKeys
 from sendkit_server.smtp.listener import Listener
+from sendkit_server.smtp.peers import address_group
 from sendkit_server.smtp.submission import SubmissionSettings
 from sendkit_server.store import seal
 from sendkit_server.store.errors import StoreError
@@ -178,6 +180,7 @@ class App:
             self._spawn(self._port_25.run(), "probe")
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._membership.run(), "membership")
+        self._spawn(self.refusals.run(), "refusals")
         for name in self.settings.not_obeyed:
             log.warning("setting.not_supported_yet", setting=PREFIX + name.upper())
 
@@ -324,6 +327,7 @@ class App:
     async def _open_doors(self) -> None:
         if self.bound.https_bind or self.bound.smtp_bind or self.bound.smtps_bind or self.bound.inbound_bind:
             self._tls = self._server_tls()
+        self.refusals = RefusalLog(self.store, self.metrics, self._now, Entropy().take, address_group)
         if "http" in self.settings.roles:
             await self._open_http()
         self._open_smtp()
@@ -343,9 +347,10 @@ class App:
             clock=self._now,
             used=self._watch.key_used,
             refresh_metrics=self._refresh_metrics,
+            note_refusal=self.refusals.note,
         )
         pages = Pages(HttpDoor(service), self.store, dev=self.dev, clock=self._now)
-        self._http = HttpServer(pages, f"{self.public_url}/docs")
+        self._http = HttpServer(pages, f"{self.public_url}/docs", self.refusals.note)
         for sock in self._sockets["http_bind"]:
             await self._http.listen(sock)
         for sock in self._sockets["https_bind"]:
@@ -372,6 +377,7 @@ class App:
                 dev_key=self._dev_key if is_dev else None,
                 plain_auth_loopback=settings.smtp_plain_auth == "loopback",
                 on_error=lambda name: self.metrics.errors.labels(name, "smtp").inc(),
+                note_refusal=self.refusals.note,
             )
             self._smtp_doors.append(door)
             for sock in self._sockets[name]:
@@ -390,6 +396,7 @@ class App:
             returns.take,
             tls=self._tls_context,
             on_error=lambda name: self.metrics.errors.labels(name, "inbound").inc(),
+            note_refusal=self.refusals.note,
         )
         self._smtp_doors.append(door)
         for sock in self._sockets["inbound_bind"]:
@@ -496,6 +503,9 @@ class App:
             task.remove_done_callback(self._ended)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self.refusals.flush()
         # Only when the heart has stopped: a beat after the farewell would begin a new incarnation.
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):

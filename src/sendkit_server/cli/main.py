@@ -20,6 +20,7 @@ from sendkit_server.cli.inbound import inbound
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.cli.queue import queue
+from sendkit_server.cli.refusals import logs
 from sendkit_server.cli.routes import routes
 from sendkit_server.cli.suppressions import suppressions
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load, parse_duration_ms
@@ -42,6 +43,7 @@ for _command in CARRYING:
     cli.add_command(_command)
 cli.add_command(audit)
 cli.add_command(inbound)
+cli.add_command(logs)
 cli.add_command(queue)
 cli.add_command(routes)
 cli.add_command(suppressions)

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from sendkit_server.events.bounces import Returns
-from sendkit_server.manage import audit, domains, inbox, keys, nodes, queue, suppressions
+from sendkit_server.events.refusals import NOBODY
+from sendkit_server.manage import audit, domains, inbox, keys, nodes, queue, refusals, suppressions
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.keys import ManageError
@@ -21,6 +22,7 @@ from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.store import seal
 from sendkit_server.store.queries import keys as key_queries
 from sendkit_server.store.queries.queue import Target
+from sendkit_server.store.queries.refusals import RefusalFilter
 from sendkit_server.store.queries.suppressions import SuppressionFilter
 from sendkit_server.store.store import Store
 
@@ -259,6 +261,15 @@ async def _list_audit(context: Context, team_id: int, arguments: Mapping[str, An
     return {"data": [audit.worded(row) for row in found]}
 
 
+async def _list_logs(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    """The team's, and what belongs to nobody: whoever runs the server may see both."""
+    chosen = RefusalFilter(
+        (team_id, NOBODY), arguments.get("door"), arguments.get("address"), arguments.get("q"), arguments.get("after")
+    )
+    found, _ = await refusals.list_refusals(context.store, chosen, 0, arguments.get("limit", 100))
+    return {"data": [refusals.worded(row) for row in found]}
+
+
 async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """A mail that came back, whoever's it is: its return path says so."""
     returns = returns_of(context.store, context.clock, context.count_inbound)
@@ -290,6 +301,7 @@ def _domain(found: Domain) -> Json:
 
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
     "audit.list": _list_audit,
+    "logs.list": _list_logs,
     "routes.list": _list_routes,
     "keys.create": _create_key,
     "keys.rotate": _rotate_key,

@@ -15,6 +15,7 @@ from sendkit_server.accept import Acceptor, AcceptSettings
 from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.service import Service
 from sendkit_server.events.metrics import Metrics
+from sendkit_server.events.refusals import RefusalLog
 from sendkit_server.manage import domains, keys
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
@@ -87,13 +88,14 @@ class Api:
         self.metrics = metrics
         self.key = ""
         self.warnings: tuple[Warning_, ...] = ()
+        self.refusals = RefusalLog(store, metrics, lambda: NOW, os.urandom, str)
 
         async def nothing() -> None:
             return None
 
         service = Service(
             store, acceptor, metrics, Fine(), public_url="http://api.test", dns_names=NAMES, clock=lambda: NOW,
-            used=lambda key: None, refresh_metrics=nothing,
+            used=lambda key: None, refresh_metrics=nothing, note_refusal=self.refusals.note,
         )  # fmt: skip
         self.door = HttpDoor(service)
 
