@@ -41,7 +41,8 @@ from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stored import DeliveryView
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.events.refusals import RefusalLog
-from sendkit_server.manage import commands, installation
+from sendkit_server.manage import commands, installation, people
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.model import refusal
@@ -155,6 +156,7 @@ class App:
         self._tls: ServerTls | None = None
         self.dev_secret: str | None = None
         self.public_url: str = settings.public_url
+        self.setup_url: str | None = None
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -349,7 +351,17 @@ class App:
             refresh_metrics=self._refresh_metrics,
             note_refusal=self.refusals.note,
         )
-        pages = Pages(HttpDoor(service), self.store, dev=self.dev, clock=self._now)
+        self._pages = pages = Pages(
+            HttpDoor(service),
+            self.store,
+            dev=self.dev,
+            clock=self._now,
+            public_url=self.public_url,
+            source=address_group,
+            note_refusal=self.refusals.note,
+        )
+        first = await people.setup_link(self.store, Actor("server", self._now(), os.urandom))
+        self.setup_url = None if first is None else self.public_url + first.path
         self._http = HttpServer(pages, f"{self.public_url}/docs", self.refusals.note)
         for sock in self._sockets["http_bind"]:
             await self._http.listen(sock)
@@ -409,7 +421,7 @@ class App:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
         context = commands.Context(
-            self.store, self.dns_names, self._now, os.urandom, self.deliverer.ways, self._count_inbound
+            self.store, self.dns_names, self._now, os.urandom, self.deliverer.ways, self._count_inbound, self.public_url
         )
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
@@ -512,6 +524,8 @@ class App:
                 await self._membership.leave()
         with contextlib.suppress(OSError):
             (self.data_dir / "control").unlink()
+        if "http" in self.settings.roles:
+            self._pages.close()
         if self._deafen is not None:
             await asyncio.to_thread(self._deafen)
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -19,6 +19,7 @@ from sendkit_server.cli.banner import banner
 from sendkit_server.cli.inbound import inbound
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
+from sendkit_server.cli.people import teams, users
 from sendkit_server.cli.queue import queue
 from sendkit_server.cli.refusals import logs
 from sendkit_server.cli.routes import routes
@@ -47,6 +48,8 @@ cli.add_command(logs)
 cli.add_command(queue)
 cli.add_command(routes)
 cli.add_command(suppressions)
+cli.add_command(teams)
+cli.add_command(users)
 
 
 def _settings(overrides: dict[str, str] | None = None) -> Settings:

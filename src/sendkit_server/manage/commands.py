@@ -13,7 +13,7 @@ import msgspec
 
 from sendkit_server.events.bounces import Returns
 from sendkit_server.events.refusals import NOBODY
-from sendkit_server.manage import audit, domains, inbox, keys, nodes, queue, refusals, suppressions
+from sendkit_server.manage import audit, domains, inbox, keys, nodes, people_commands, queue, refusals, suppressions
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.keys import ManageError
@@ -33,7 +33,7 @@ MAX_KEYS = 10_000
 
 class Context(msgspec.Struct, frozen=True):
     """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  count_inbound: told what
-    became of a mail that came back."""
+    became of a mail that came back.  public_url: where links lead."""
 
     store: Store
     dns_names: DnsNames
@@ -41,6 +41,7 @@ class Context(msgspec.Struct, frozen=True):
     entropy: Callable[[int], bytes]
     routes: Callable[[], list[Json]]
     count_inbound: Callable[[str], None] = lambda kind: None
+    public_url: str = ""
 
     def actor(self) -> Actor:
         """Whoever may use the command line."""
@@ -300,6 +301,7 @@ def _domain(found: Domain) -> Json:
 
 
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
+    **people_commands.ACTIONS,
     "audit.list": _list_audit,
     "logs.list": _list_logs,
     "routes.list": _list_routes,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.model.instant import Instant
 from sendkit_server.store.once import Key
-from sendkit_server.store.queries import nodes, once
+from sendkit_server.store.queries import nodes, once, people
 from sendkit_server.store.queries import retention as queries
 from sendkit_server.store.store import Store
 
@@ -58,6 +58,7 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
             log.info("retention.partitions_dropped", partitions=dropped)
         removed += await _remove(store, table, before)
     await store.write_quietly(lambda connection: nodes.forget_ended(connection, now))
+    await store.write_quietly(lambda connection: people.forget_ended(connection, now))
     return removed + await _forget_answers(store, now)
 
 
