@@ -44,7 +44,9 @@ from sendkit_server.deliver.stored import DeliveryView, TlsView
 from sendkit_server.deliver.tls_counts import TlsCounts
 from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.events.metrics import Metrics
-from sendkit_server.manage import commands, installation
+from sendkit_server.events.refusals import RefusalLog
+from sendkit_server.manage import commands, installation, people
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
@@ -67,6 +69,7 @@ from sendkit_server.smtp.door import SubmissionDoor
 from sendkit_server.smtp.inbound import InboundDoor
 from sendkit_server.smtp.keys import StoredKeys
 from sendkit_server.smtp.listener import Listener
+from sendkit_server.smtp.peers import address_group
 from sendkit_server.smtp.submission import SubmissionSettings
 from sendkit_server.store import seal
 from sendkit_server.store.errors import StoreError
@@ -165,6 +168,7 @@ class App:
         self._tls: ServerTls | None = None
         self.dev_secret: str | None = None
         self.public_url: str = settings.public_url
+        self.setup_url: str | None = None
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -195,6 +199,7 @@ class App:
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._usage.run(), "usage")
         self._spawn(self._membership.run(), "membership")
+        self._spawn(self.refusals.run(), "refusals")
         for name in self.settings.not_obeyed:
             log.warning("setting.not_supported_yet", setting=PREFIX + name.upper())
 
@@ -362,6 +367,7 @@ class App:
     async def _open_doors(self) -> None:
         if self.bound.https_bind or self.bound.smtp_bind or self.bound.smtps_bind or self.bound.inbound_bind:
             self._tls = self._server_tls()
+        self.refusals = RefusalLog(self.store, self.metrics, self._now, Entropy().take, address_group)
         if "http" in self.settings.roles:
             await self._open_http()
         self._open_smtp()
@@ -381,9 +387,20 @@ class App:
             clock=self._now,
             used=self._watch.key_used,
             refresh_metrics=self._refresh_metrics,
+            note_refusal=self.refusals.note,
         )
-        pages = Pages(HttpDoor(service), self.store, dev=self.dev)
-        self._http = HttpServer(pages, f"{self.public_url}/docs")
+        self._pages = pages = Pages(
+            HttpDoor(service),
+            self.store,
+            dev=self.dev,
+            clock=self._now,
+            public_url=self.public_url,
+            source=address_group,
+            note_refusal=self.refusals.note,
+        )
+        first = await people.setup_link(self.store, Actor("server", self._now(), os.urandom))
+        self.setup_url = None if first is None else self.public_url + first.path
+        self._http = HttpServer(pages, f"{self.public_url}/docs", self.refusals.note)
         for sock in self._sockets["http_bind"]:
             await self._http.listen(sock)
         for sock in self._sockets["https_bind"]:
@@ -410,6 +427,7 @@ class App:
                 dev_key=self._dev_key if is_dev else None,
                 plain_auth_loopback=settings.smtp_plain_auth == "loopback",
                 on_error=lambda name: self.metrics.errors.labels(name, "smtp").inc(),
+                note_refusal=self.refusals.note,
             )
             self._smtp_doors.append(door)
             for sock in self._sockets[name]:
@@ -428,6 +446,7 @@ class App:
             inbound.take,
             tls=self._tls_context,
             on_error=lambda name: self.metrics.errors.labels(name, "inbound").inc(),
+            note_refusal=self.refusals.note,
         )
         self._smtp_doors.append(door)
         for sock in self._sockets["inbound_bind"]:
@@ -439,7 +458,9 @@ class App:
     async def _open_control(self) -> None:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
-        context = Context(self.store, self.doctor, self._now, os.urandom, self.deliverer.ways, self._count_inbound)
+        context = Context(
+            self.store, self.doctor, self._now, os.urandom, self.deliverer.ways, self._count_inbound, self.public_url
+        )
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
         await self._control.listen(sock)
@@ -543,12 +564,17 @@ class App:
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._usage.write()
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self.refusals.flush()
         # Only when the heart has stopped: a beat after the farewell would begin a new incarnation.
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._membership.leave()
         with contextlib.suppress(OSError):
             (self.data_dir / "control").unlink()
+        if "http" in self.settings.roles:
+            self._pages.close()
         if self._deafen is not None:
             await asyncio.to_thread(self._deafen)
         self._pool.shutdown(wait=False, cancel_futures=True)

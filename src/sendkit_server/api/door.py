@@ -25,6 +25,7 @@ from sendkit_server.api.http import (
 )
 from sendkit_server.api.routes import ROUTES, Route, Router
 from sendkit_server.api.service import Service
+from sendkit_server.events.refusals import Entry
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model import refusal
 from sendkit_server.model.mail import ApiKey
@@ -32,9 +33,18 @@ from sendkit_server.model.refusal import Refusal, Refused
 from sendkit_server.store.errors import OutcomeUnknown, StoreUnavailable
 
 MAX_PATH_CHARACTERS = 4_096
+MAX_AGENT_CHARACTERS = 300
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 log = structlog.get_logger("api")
+
+
+class _Said(msgspec.Struct):
+    name: str = ""
+    message: str = ""
+
+
+_said = msgspec.json.Decoder(_Said)
 
 
 class HttpDoor:
@@ -66,6 +76,8 @@ class HttpDoor:
         except Exception:
             log.exception("api.fault", method=method, path=scope["path"])
             response = self._refused(refusal.UNEXPECTED)
+        if response.status >= 400:
+            self._note(scope, response)
         await send_response(scope, send, response, head=method == "HEAD", unread=unread)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
@@ -117,6 +129,33 @@ class HttpDoor:
         request.key = key
         service.used(key)
         return None
+
+    def _note(self, scope: Scope, response: Response) -> None:
+        """Puts a request that was refused on the log: never its query, its body or its key."""
+        headers = dict(scope["headers"])
+        secret = bearer(headers)
+        cached = self._service.store.cached_key(secret, self._service.clock()) if secret is not None else None
+        path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        said = _said.decode(response.body)
+        if not said.name:
+            return  # `/ready` that tells of a problem refuses nothing
+        detail = {
+            "status": response.status,
+            "name": said.name,
+            "message": said.message,
+            "user_agent": headers.get(b"user-agent", b"").decode("latin-1")[:MAX_AGENT_CHARACTERS] or None,
+        }
+        self._service.note_refusal(
+            Entry(
+                door="http",
+                address=(scope.get("client") or ("", 0))[0],
+                step=f"{scope['method']} {path}",
+                reply=f"{response.status} {said.name}: {said.message}",
+                detail=detail,
+                key=cached[0] if cached is not None else None,
+                secret=secret,
+            )
+        )
 
     def _refused(self, refused: Refusal) -> Response:
         self._service.metrics.errors.labels(refused.name, "http").inc()

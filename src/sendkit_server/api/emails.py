@@ -103,9 +103,8 @@ async def cancel(service: Service, request: Request) -> Response | Refusal:
     found = await _find(service, request)
     if found is None:
         return _EMAIL_NOT_FOUND
-    done = await queue_cancel(
-        service.store, Target(request.team_id, message_id=found.message.id), CANCELLED, service.clock
-    )
+    target = Target(request.team_id, message_id=found.message.id)
+    done = await queue_cancel(service.store, target, CANCELLED, service.actor(request), service.clock)
     if done.recipients:
         return json_response(shapes.changed(found, done.recipients))
     return _IN_FLIGHT if done.in_flight else _nothing_waits("cancelled", found)
@@ -118,7 +117,9 @@ async def retry(service: Service, request: Request) -> Response | Refusal:
         return _EMAIL_NOT_FOUND
     if all(row.next_attempt_at is None for row in found.recipients):
         return _nothing_waits("tried again", found)
-    changed = await queue_retry(service.store, Target(request.team_id, message_id=found.message.id), service.clock())
+    changed = await queue_retry(
+        service.store, Target(request.team_id, message_id=found.message.id), service.actor(request)
+    )
     return json_response(shapes.changed(found, changed))
 
 

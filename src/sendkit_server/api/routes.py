@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from sendkit_server.api import about, api_keys, domains, emails, health, schema, suppressions
+from sendkit_server.api import about, api_keys, audit, domains, emails, health, logs, schema, suppressions
 from sendkit_server.api.http import Request, Response
 from sendkit_server.api.service import Service
 from sendkit_server.model.refusal import Refusal
@@ -150,6 +150,11 @@ ROUTES: tuple[Route, ...] = (
         schema.RotateKey,
         statuses=(201,),
     ),
+    Route("GET", "/audit", "team:read", audit.list_, "Who changed what, newest first", schema.AuditList),
+    Route(
+        "GET", "/logs", "logs:read", logs.list_, "Refused and failed requests and sessions of 7 days", schema.LogList
+    ),
+    Route("GET", "/logs/{id}", "logs:read", logs.read, "Read a refused request or session", schema.LogShape),
     Route("GET", "/health", None, health.health, "The process lives", schema.HealthShape),
     Route("GET", "/ready", None, health.ready, "The process can serve", schema.ReadyShape),
     Route("GET", "/metrics", None, health.metrics, "Prometheus metrics"),
@@ -176,7 +181,6 @@ ROUTES: tuple[Route, ...] = (
     _later("GET", "/webhooks", "webhooks:read"),
     _later("POST", "/webhooks", "webhooks:write"),
     _later("GET", "/events", "events:read"),
-    _later("GET", "/logs", "logs:read"),
     _later("GET", "/analytics", "analytics:read"),
     _later("GET", "/usage", "analytics:read"),
     _later("GET", "/inbox", "inbox:read"),

@@ -468,6 +468,60 @@ class RemovedList(Shape):
     data: list[RemovedShape]
 
 
+class AuditShape(Shape):
+    """A change: who (a key's or a person's id, cli, server), what, to what, and what it became."""
+
+    object: str
+    id: str
+    created_at: str
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+
+
+class AuditList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[AuditShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class LogShape(Shape):
+    """A refused or failed request or SMTP session. step: request or command; reply: what we said; transcript: of SMTP, as
+    [`C` or `S`, text], without secrets and messages; refusals: how many the session had."""
+
+    object: str
+    id: str
+    created_at: str
+    door: str | None
+    address: str
+    key_prefix: str | None
+    step: str
+    reply: str
+    method: str | None
+    endpoint: str
+    response_status: int | None
+    user_agent: str | None
+    name: str | None
+    message: str | None
+    refusals: int
+    transcript: list[list[str]] | None
+
+
+class LogList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[LogShape]
+    links: LinksShape
+    meta: MetaShape
+
+
 class HealthShape(Shape):
     """The process lives."""
 

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from sendkit_server.api.http import Response, refusal_response
+from sendkit_server.events.refusals import Entry, Note
 from sendkit_server.model.refusal import Refusal
 
 HEAD_DEADLINE_S = 30.0
@@ -44,6 +45,7 @@ class Protocol(HttpToolsProtocol):
     """One connection. What is wrong before a request is whole is answered here; everything else by the application."""
 
     doc_url = ""
+    note_refusal: Note
     _head_timer: TimerHandle | None = None  # until the head is whole; after a refusal, until the end
     _head_bytes = 0
     _refused = False
@@ -163,6 +165,7 @@ class Protocol(HttpToolsProtocol):
         self._refused = True
         self._stop_timer()
         response = refusal_response(refusal, self.doc_url)
+        self._note(refusal)
         head = (
             f"HTTP/1.1 {response.status} {refusal.name}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(response.body)}\r\nconnection: close\r\n\r\n"
@@ -173,11 +176,24 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
         self._head_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
+    def _note(self, refusal: Refusal) -> None:
+        assert self.transport is not None
+        peer = self.transport.get_extra_info("peername")
+        self.note_refusal(
+            Entry(
+                door="http",
+                address=peer[0] if peer else "",
+                step="request head",
+                reply=f"{refusal.http_status} {refusal.name}: {refusal.message}",
+                detail={"status": refusal.http_status, "name": refusal.name, "message": refusal.message},
+            )
+        )
+
 
 class HttpServer:
     """All listeners of one application, plain and TLS."""
 
-    def __init__(self, application: Any, doc_url: str) -> None:
+    def __init__(self, application: Any, doc_url: str, note_refusal: Note = lambda entry: None) -> None:
         self._config = Config(
             application,
             http=Protocol,
@@ -196,7 +212,9 @@ class HttpServer:
         self._state = ServerState()
         self._servers: list[asyncio.Server] = []
         self._ticking: asyncio.Task[None] | None = None
-        self._protocol = type("ServingProtocol", (Protocol,), {"doc_url": doc_url})
+        self._protocol = type(
+            "ServingProtocol", (Protocol,), {"doc_url": doc_url, "note_refusal": staticmethod(note_refusal)}
+        )
 
     async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serves a bound socket."""

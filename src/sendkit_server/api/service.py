@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from sendkit_server.accept import Acceptor
 from sendkit_server.api.http import Request
 from sendkit_server.events.metrics import Metrics
+from sendkit_server.events.refusals import Note
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.instant import Instant
@@ -44,6 +45,7 @@ class Service:
         clock: Callable[[], Instant],
         used: Callable[[ApiKey], None],
         refresh_metrics: Callable[[], Awaitable[None]],
+        note_refusal: Note = lambda entry: None,
     ) -> None:
         self.store = store
         self.acceptor = acceptor
@@ -55,6 +57,7 @@ class Service:
         self.clock = clock
         self.used = used
         self.refresh_metrics = refresh_metrics
+        self.note_refusal = note_refusal
         self.routes: Sequence[Any] = ()
 
     def actor(self, request: Request) -> Actor:

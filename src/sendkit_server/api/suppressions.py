@@ -45,7 +45,9 @@ async def add(service: Service, request: Request) -> Response | Refusal:
 
 async def remove(service: Service, request: Request) -> Response | Refusal:
     """DELETE /suppressions/{id}"""
-    removed = (await suppressions.remove(service.store, request.team_id, [request.path_args[0]]))[0]
+    removed = (
+        await suppressions.remove(service.store, request.team_id, [request.path_args[0]], service.actor(request))
+    )[0]
     return _NOT_FOUND if removed is None else json_response(shapes.removed("suppression", removed))
 
 
@@ -60,12 +62,12 @@ async def remove_batch(service: Service, request: Request) -> Response | Refusal
     """POST /suppressions/batch/remove: what was not there is left out of the answer"""
     members = payload.members(request.headers, request.body)
     given = _strings(members, "ids" if members.get("ids") else "emails")
-    removed = await suppressions.remove(service.store, request.team_id, given)
+    removed = await suppressions.remove(service.store, request.team_id, given, service.actor(request))
     return json_response({"data": [shapes.removed("suppression", one) for one in removed if one is not None]})
 
 
 async def _add(service: Service, request: Request, addresses: list[str]) -> list[Added]:
-    return await suppressions.add(service.store, request.team_id, addresses, service.clock())
+    return await suppressions.add(service.store, request.team_id, addresses, service.actor(request))
 
 
 def _address(field: str, value: object) -> str:

@@ -64,6 +64,7 @@ async def _here(settings: Settings, store: Store, action: str, arguments: dict[s
             now_ms,
             os.urandom,
             lambda: described(Plans(routing).ways, None, now_ms()),
+            public_url=settings.public_url,
         )
         return await commands.run(context, action, arguments)
     finally:

@@ -19,6 +19,13 @@ def banner(app: App) -> str:
     ):
         if addresses:
             lines.append(f"  {label + ':':<36}{', '.join(str(address) for address in addresses)}")
+    if app.setup_url is not None:
+        lines += [
+            "",
+            "Nobody can sign in yet. Make the first account within 24 hours (works once; a restart prints a new link):",
+        ]
+        lines += ["", f"  {app.setup_url}"]
+        lines += [""] if app.dev else []
     if app.dev and app.dev_secret is not None:
         lines += _development(app, app.dev_secret)
     return "\n".join([*lines, ""])

@@ -14,13 +14,16 @@ from typing import Any
 import click
 
 from sendkit_server.cli.archive import CARRYING
+from sendkit_server.cli.audit import audit
 from sendkit_server.cli.banner import banner
 from sendkit_server.cli.doctor import doctor
 from sendkit_server.cli.domains import domains
 from sendkit_server.cli.inbound import inbound
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
+from sendkit_server.cli.people import teams, users
 from sendkit_server.cli.queue import queue
+from sendkit_server.cli.refusals import logs
 from sendkit_server.cli.reports import reports
 from sendkit_server.cli.routes import routes
 from sendkit_server.cli.suppressions import suppressions
@@ -45,12 +48,16 @@ for _command in CARRYING:
     cli.add_command(_command)
 cli.add_command(doctor)
 cli.add_command(domains)
+cli.add_command(audit)
 cli.add_command(inbound)
+cli.add_command(logs)
 cli.add_command(queue)
 cli.add_command(routes)
 cli.add_command(reports)
 cli.add_command(suppressions)
 cli.add_command(tls)
+cli.add_command(teams)
+cli.add_command(users)
 
 
 def _settings(overrides: dict[str, str] | None = None) -> Settings:

@@ -16,10 +16,11 @@ from urllib.parse import quote
 import msgspec
 
 from sendkit_server.dashboard.pages import Page, Templates, redirect
+from sendkit_server.dashboard.visit import Visit
 from sendkit_server.manage import inbox
+from sendkit_server.manage.audit import Actor
 from sendkit_server.model.address import Mailbox
 from sendkit_server.model.instant import api_time
-from sendkit_server.store.queries import keys as key_queries
 from sendkit_server.store.queries.emails import Email
 from sendkit_server.store.store import Store
 
@@ -35,28 +36,40 @@ _mailbox: msgspec.json.Decoder[Mailbox] = msgspec.json.Decoder(Mailbox)
 _CID = re.compile(r"cid:([^\s\"'<>)]+)", re.IGNORECASE)
 
 
+class Guest(msgspec.Struct, frozen=True):
+    """Who looks, at which team's inbox. token: for the form.  is_ours: whether the form that came is one of ours."""
+
+    team_id: int
+    actor: Actor
+    token: str
+    may_change: bool
+    is_ours: bool
+
+
 class InboxPages:
-    """The pages under `/ui/inbox`, for team `default`: the development key's."""
+    """The pages under `/ui/inbox`."""
 
     def __init__(self, store: Store, templates: Templates) -> None:
         self._store = store
         self._templates = templates
 
-    async def page(self, method: str, parts: Sequence[str], *, same_site: bool) -> Page | None:
+    async def page(self, visit: Visit, guest: Guest, parts: Sequence[str]) -> Page | None:
         """The page for the rest of the path; None when there is none."""
-        team_id = await self._store.read(lambda connection: key_queries.team_id(connection, "default"))
-        assert team_id is not None
-        if method == "POST":
+        team_id = guest.team_id
+        if visit.method == "POST":
             if list(parts) != ["clear"]:
                 return None
-            if not same_site:
+            if not (guest.is_ours and guest.may_change):
                 return self._templates.page(
-                    "problem.html", 403, title="Not from here", text="This form was sent by another site."
+                    "problem.html",
+                    403,
+                    title="Not from here",
+                    text="This form was sent by another site, or you may only look.",
                 )
-            await inbox.clear_inbox(self._store, team_id)
+            await inbox.clear_inbox(self._store, team_id, guest.actor)
             return redirect("/ui/inbox")
         if not parts:
-            return await self._list(team_id)
+            return await self._list(visit, guest)
         found = await inbox.read_inbox(self._store, team_id, parts[0])
         if found is None:
             return self._templates.page(
@@ -64,9 +77,17 @@ class InboxPages:
             )
         return self._mail_page(found[0], found[1], parts[1:])
 
-    async def _list(self, team_id: int) -> Page:
-        mails = await inbox.list_inbox(self._store, team_id, MAX_LISTED)
-        return self._templates.page("inbox.html", mails=[_summary(mail) for mail in mails], most=MAX_LISTED)
+    async def _list(self, visit: Visit, guest: Guest) -> Page:
+        mails = await inbox.list_inbox(self._store, guest.team_id, MAX_LISTED)
+        shown = [_summary(mail) for mail in mails]
+        return self._templates.page(
+            "inbox.html",
+            mails=shown,
+            most=MAX_LISTED,
+            token=guest.token,
+            may_clear=guest.may_change and bool(shown),
+            who=visit.visitor,
+        )
 
     def _mail_page(self, mail: Email, raw: bytes, rest: Sequence[str]) -> Page | None:
         match list(rest):

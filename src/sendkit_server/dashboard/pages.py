@@ -29,6 +29,11 @@ def redirect(to: str) -> Page:
     return Page(303, b"", headers=((b"location", to.encode()),))
 
 
+def with_headers(page: Page, *headers: tuple[bytes, bytes]) -> Page:
+    """The page with further headers."""
+    return msgspec.structs.replace(page, headers=(*page.headers, *headers))
+
+
 class Templates:
     """The templates and static files of this folder."""
 

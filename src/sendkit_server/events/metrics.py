@@ -20,6 +20,9 @@ class Metrics:
         self.deferred = Counter("sendkit_deferred", "Tries that will be repeated", registry=registry)
         self.failed = Counter("sendkit_failed", "Recipients that ended without delivery", registry=registry)
         self.errors = Counter("sendkit_errors", "Refusals and faults", ["name", "door"], registry=registry)
+        self.refusals_unlogged = Counter(
+            "sendkit_refusals_unlogged", "Refusals that are counted and not on the log", ["why"], registry=registry
+        )
         self.inbound = Counter("sendkit_inbound", "Mails that came back, by result", ["kind"], registry=registry)
         self.findings = Gauge("sendkit_doctor_findings", "Of the doctor's last look", ["status"], registry=registry)
         self.queue = Gauge("sendkit_queue_recipients", "Unsettled recipients", ["state"], registry=registry)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
 from sendkit_server.model.ids import ENTROPY_BYTES, make_id
-from sendkit_server.model.instant import Instant
+from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.store.queries import audit as queries
+from sendkit_server.store.queries.rows import AnyRow
+from sendkit_server.store.store import Store
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who acts, when, and with which randomness. name: a key's or an account's id, `cli`, or `server`."""
+    """Who acts, when, and with which randomness. name: a key's or an account's id, `cli`, `server`, or `dev` (its inbox)."""
 
     name: str
     now: Instant
@@ -39,3 +41,21 @@ class Actor(msgspec.Struct, frozen=True):
             "detail": json.dumps(dict(detail or {})),
         }
         queries.insert_row(connection, row)
+
+
+async def list_changes(store: Store, team_id: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
+    """A page of a team's changes, newest first, and how many there are."""
+    return await store.read(lambda connection: queries.list_rows(connection, team_id, offset, limit))
+
+
+def worded(row: AnyRow) -> dict[str, Any]:
+    """A change as JSON."""
+    return {
+        "object": "audit",
+        "id": row.id,
+        "created_at": api_time(row.at),
+        "actor": row.actor,
+        "action": row.action,
+        "target": row.target,
+        "detail": json.loads(row.detail),
+    }

@@ -11,8 +11,21 @@ from typing import Any
 
 from sendkit_server.events.bounces import Returns
 from sendkit_server.events.inbound import Inbound
+from sendkit_server.events.refusals import NOBODY
 from sendkit_server.events.reports import Reports
-from sendkit_server.manage import domains, inbox, keys, look_out, nodes, queue, suppressions, tls
+from sendkit_server.manage import (
+    audit,
+    domains,
+    inbox,
+    keys,
+    look_out,
+    nodes,
+    people_commands,
+    queue,
+    refusals,
+    suppressions,
+    tls,
+)
 from sendkit_server.manage.context import Context, Json
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.manage.look_out import no_domain, report_lines_of, worded
@@ -21,6 +34,7 @@ from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.store import seal
 from sendkit_server.store.queries import keys as key_queries
 from sendkit_server.store.queries.queue import Target
+from sendkit_server.store.queries.refusals import RefusalFilter
 from sendkit_server.store.queries.suppressions import SuppressionFilter
 from sendkit_server.store.store import Store
 
@@ -103,15 +117,14 @@ async def _add_domain(context: Context, team_id: int, arguments: Mapping[str, An
         context.dns_names,
         trust=arguments["trust"],
         tls=arguments.get("tls"),
-        now=context.clock(),
-        entropy=context.entropy,
+        by=context.actor(),
     )
     return worded(added)
 
 
 async def _set_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     name = arguments["name"]
-    found = await domains.set_tls(context.store, team_id, name, arguments["tls"], context.dns_names, context.clock())
+    found = await domains.set_tls(context.store, team_id, name, arguments["tls"], context.dns_names, context.actor())
     if found is None:
         raise no_domain(name)
     return worded(found)
@@ -146,7 +159,7 @@ async def _list_inbox(context: Context, team_id: int, arguments: Mapping[str, An
 
 
 async def _clear_inbox(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    return {"removed": await inbox.clear_inbox(context.store, team_id)}
+    return {"removed": await inbox.clear_inbox(context.store, team_id, context.actor())}
 
 
 async def _list_queue(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -169,25 +182,25 @@ async def _list_queue(context: Context, team_id: int, arguments: Mapping[str, An
 
 async def _hold_site(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     site = queue.site_of(arguments["site"])
-    is_new = await queue.hold(context.store, site, context.clock())
+    is_new = await queue.hold(context.store, team_id, site, context.actor())
     return {"site": site, "changed": is_new, "recipients": await queue.count(context.store, Target(team_id, site))}
 
 
 async def _release_site(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     site = queue.site_of(arguments["site"])
-    if not await queue.release(context.store, site):
+    if not await queue.release(context.store, team_id, site, context.actor()):
         raise ManageError(f"{site} is not held; `sendkit queue` shows what is")
     return {"site": site, "changed": True, "recipients": await queue.count(context.store, Target(team_id, site))}
 
 
 async def _retry_queue(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     target = queue.target_of(team_id, arguments.get("target"))
-    return {"recipients": await queue.retry(context.store, target, context.clock())}
+    return {"recipients": await queue.retry(context.store, target, context.actor())}
 
 
 async def _drop_queue(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     target = queue.target_of(team_id, arguments["target"])
-    done = await queue.cancel(context.store, target, queue.DROPPED, context.clock)
+    done = await queue.cancel(context.store, target, queue.DROPPED, context.actor(), context.clock)
     return {"recipients": done.recipients, "in_flight": done.in_flight}
 
 
@@ -207,14 +220,14 @@ async def _show_suppression(context: Context, team_id: int, arguments: Mapping[s
 
 async def _add_suppression(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     try:
-        added = await suppressions.add(context.store, team_id, [arguments["address"]], context.clock())
+        added = await suppressions.add(context.store, team_id, [arguments["address"]], context.actor())
     except AddressError as error:
         raise ManageError(f"{arguments['address']!r} is no email address: {error}") from None
     return {**suppressions.worded(added[0].row), "is_new": added[0].is_new}
 
 
 async def _remove_suppression(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    removed = (await suppressions.remove(context.store, team_id, [arguments["name"]]))[0]
+    removed = (await suppressions.remove(context.store, team_id, [arguments["name"]], context.actor()))[0]
     if removed is None:
         raise ManageError(f"{arguments['name']} is not suppressed")
     return {"id": removed, "deleted": True}
@@ -238,6 +251,20 @@ async def _list_nodes(context: Context, team_id: int, arguments: Mapping[str, An
             for node in await nodes.list_nodes(context.store, context.clock())
         ]
     }
+
+
+async def _list_audit(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    found, _ = await audit.list_changes(context.store, team_id, 0, arguments.get("limit", 100))
+    return {"data": [audit.worded(row) for row in found]}
+
+
+async def _list_logs(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    """The team's, and what belongs to nobody: whoever runs the server may see both."""
+    chosen = RefusalFilter(
+        (team_id, NOBODY), arguments.get("door"), arguments.get("address"), arguments.get("q"), arguments.get("after")
+    )
+    found, _ = await refusals.list_refusals(context.store, chosen, 0, arguments.get("limit", 100))
+    return {"data": [refusals.worded(row) for row in found]}
 
 
 async def _show_tls(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -276,6 +303,9 @@ async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, 
 
 
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
+    **people_commands.ACTIONS,
+    "audit.list": _list_audit,
+    "logs.list": _list_logs,
     "routes.list": _list_routes,
     "keys.create": _create_key,
     "keys.rotate": _rotate_key,

@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 class Context(msgspec.Struct, frozen=True):
     """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  count_inbound: told what
-    became of a mail that came back."""
+    became of a mail that came back.  public_url: where links lead."""
 
     store: Store
     doctor: Doctor
@@ -26,6 +26,7 @@ class Context(msgspec.Struct, frozen=True):
     entropy: Callable[[int], bytes]
     routes: Callable[[], list[Json]]
     count_inbound: Callable[[str], None] = lambda kind: None
+    public_url: str = ""
 
     @property
     def dns_names(self) -> DnsNames:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError, ascii_domain
-from sendkit_server.model.ids import ENTROPY_BYTES, make_id
-from sendkit_server.model.instant import Instant
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
 from sendkit_server.store.queries.domains import RETURN_PATH_LABEL
@@ -83,8 +82,7 @@ async def add_domain(
     *,
     trust: bool,
     tls: str | None = None,
-    now: Instant,
-    entropy: Callable[[int], bytes],
+    by: Actor,
 ) -> Domain:
     """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.  tls: of TLS_POLICIES.
 
@@ -100,10 +98,10 @@ async def add_domain(
             raise ManageError(
                 f"the domain {domain_name} has been added already; see `sendkit domains dns {domain_name}`"
             )
-        changes = {"trusted": True, "updated_at": now, **({"tls": tls} if tls else {})}
-        await store.write(lambda connection: queries.update_domain(connection, team_id, existing.id, changes))
+        changes = {"trusted": True, **({"tls": tls} if tls else {})}
+        await store.write(lambda connection: _change(connection, existing, changes, by))
         return await _existing(store, team_id, domain_name, names)
-    domain_id = make_id("dom", now, entropy(ENTROPY_BYTES))
+    domain_id = by.new_id("dom")
     values = {
         "team_id": team_id,
         "id": domain_id,
@@ -115,28 +113,30 @@ async def add_domain(
         "click_tracking": False,
         "tls": tls or TLS_POLICIES[0],
         "record_status": "{}",
-        "created_at": now,
-        "updated_at": now,
+        "created_at": by.now,
+        "updated_at": by.now,
     }
-    keys = [_new_key(store.secret_key, team_id, domain_id, algorithm, now, entropy) for algorithm in (RSA, ED25519)]
+    keys = [_new_key(store.secret_key, team_id, domain_id, algorithm, by) for algorithm in (RSA, ED25519)]
+
+    def write(connection: Connection) -> None:
+        queries.insert_domain(connection, values, keys)
+        by.record(connection, team_id, "domains.add", domain_id, {"name": domain_name, "trusted": trust})
+
     try:
-        await store.write(lambda connection: queries.insert_domain(connection, values, keys))
+        await store.write(write)
     except IntegrityError:
         raise ManageError(f"the domain {domain_name} has been added already") from None
     return await _existing(store, team_id, domain_name, names)
 
 
-async def set_tls(
-    store: Store, team_id: int, name_or_id: str, tls: str, names: DnsNames, now: Instant
-) -> Domain | None:
+async def set_tls(store: Store, team_id: int, name_or_id: str, tls: str, names: DnsNames, by: Actor) -> Domain | None:
     """Changes how a domain's mail may leave; None when the team has no such domain. ManageError: no such policy."""
     if tls not in TLS_POLICIES:
         raise ManageError(f"tls is one of {', '.join(TLS_POLICIES)}")
     found = await store.read(lambda connection: queries.find_domain(connection, team_id, name_or_id.lower()))
     if found is None:
         return None
-    changes = {"tls": tls, "updated_at": now}
-    await store.write(lambda connection: queries.update_domain(connection, team_id, found.id, changes))
+    await store.write(lambda connection: _change(connection, found, {"tls": tls}, by))
     return await _existing(store, team_id, found.name, names)
 
 
@@ -176,6 +176,11 @@ def dns_records(row: AnyRow, keys: Sequence[AnyRow], names: DnsNames) -> tuple[D
     return tuple(msgspec.structs.replace(record, status=statuses.get(record.key, record.status)) for record in records)
 
 
+def _change(connection: Connection, row: AnyRow, changes: dict[str, object], by: Actor) -> None:
+    queries.update_domain(connection, row.team_id, row.id, {**changes, "updated_at": by.now})
+    by.record(connection, row.team_id, "domains.set", row.id, {"name": row.name, **changes})
+
+
 async def _existing(store: Store, team_id: int, name: str, names: DnsNames) -> Domain:
     found = await show_domain(store, team_id, name, names)
     assert found is not None
@@ -189,17 +194,15 @@ def _with_records(connection: Connection, team_id: int, name_or_id: str, names: 
     return Domain(row, dns_records(row, queries.dkim_keys(connection, team_id, row.id), names))
 
 
-def _new_key(
-    secret_key: str, team_id: int, domain_id: str, algorithm: Algorithm, now: Instant, entropy: Callable[[int], bytes]
-) -> dict[str, object]:
+def _new_key(secret_key: str, team_id: int, domain_id: str, algorithm: Algorithm, by: Actor) -> dict[str, object]:
     private = dkim_keys.generate(algorithm)
     return {
         "team_id": team_id,
-        "id": make_id("dkm", now, entropy(ENTROPY_BYTES)),
+        "id": by.new_id("dkm"),
         "domain_id": domain_id,
         "selector": SELECTORS[algorithm],
         "algorithm": algorithm,
         "private_key": seal.seal(secret_key, seal.DKIM_PURPOSE, private),
         "public_record": dkim_keys.public_record(private),
-        "created_at": now,
+        "created_at": by.now,
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sqlalchemy import Connection
+
+from sendkit_server.manage.audit import Actor
 from sendkit_server.store import rows
 from sendkit_server.store.queries import emails as queries
 from sendkit_server.store.queries.emails import Email
@@ -19,6 +22,13 @@ async def read_inbox(store: Store, team_id: int, message_id: str) -> tuple[Email
     return None if found is None else (found[0], rows.decompressed(found[1]))
 
 
-async def clear_inbox(store: Store, team_id: int) -> int:
+async def clear_inbox(store: Store, team_id: int, by: Actor) -> int:
     """Empties the inbox; how many mails were in it. What became of the mails stays on record."""
-    return await store.write_quietly(lambda connection: queries.clear_captured(connection, team_id))
+
+    def write(connection: Connection) -> int:
+        removed = queries.clear_captured(connection, team_id)
+        if removed:
+            by.record(connection, team_id, "inbox.clear", "inbox", {"removed": removed})
+        return removed
+
+    return await store.write_quietly(write)

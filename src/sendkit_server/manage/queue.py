@@ -13,6 +13,7 @@ from time import monotonic
 import msgspec
 from sqlalchemy import Connection
 
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError, ascii_domain
 from sendkit_server.model.instant import Instant
@@ -23,8 +24,6 @@ from sendkit_server.store.store import Store
 
 MAX_LANES = 200
 HELD = "held by the operator"
-DROPPED = "dropped", "Cancelled: the operator dropped it from the queue."
-CANCELLED = "cancelled", "Cancelled before it was sent."
 HAND_BACK_S = 4.0  # every node has heard of it twice by then
 LOOK_S = 0.05
 
@@ -44,6 +43,18 @@ class Waiting(msgspec.Struct, frozen=True):
     last_answer: str | None
     reason: str | None
     held: bool
+
+
+class Why(msgspec.Struct, frozen=True):
+    """Why a recipient ended: word and sentence, and what the audit log calls it."""
+
+    reason: str
+    words: str
+    action: str
+
+
+DROPPED = Why("dropped", "Cancelled: the operator dropped it from the queue.", "queue.drop")
+CANCELLED = Why("cancelled", "Cancelled before it was sent.", "emails.cancel")
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -78,42 +89,62 @@ async def count(store: Store, target: Target) -> int:
     return await store.read(lambda connection: queries.unsettled(connection, target))
 
 
-async def hold(store: Store, site: str, now: Instant) -> bool:
-    """Stops delivery to a site, on every node within two seconds. False: it was held already."""
+async def hold(store: Store, team_id: int, site: str, by: Actor) -> bool:
+    """Stops delivery to a site, every team's, on every node within two seconds. False: it was held already.
+
+    team_id: on whose audit log it stands.
+    """
     name = site_of(site)
-    return await store.write(lambda connection: queries.hold(connection, name, now))
+
+    def write(connection: Connection) -> bool:
+        is_new = queries.hold(connection, name, by.now)
+        if is_new:
+            by.record(connection, team_id, "queue.hold", name)
+        return is_new
+
+    return await store.write(write)
 
 
-async def release(store: Store, site: str) -> bool:
+async def release(store: Store, team_id: int, site: str, by: Actor) -> bool:
     """Lets delivery to a site go on. False: it was not held."""
     name = site_of(site)
 
     def write(connection: Connection) -> bool:
         store.engine.wake(connection)
-        return queries.release(connection, name)
+        was_held = queries.release(connection, name)
+        if was_held:
+            by.record(connection, team_id, "queue.release", name)
+        return was_held
 
     return await store.write(write)
 
 
-async def retry(store: Store, target: Target, now: Instant) -> int:
+async def retry(store: Store, target: Target, by: Actor) -> int:
     """Makes what waits due at once, and its site asked though it is paused; how many recipients."""
     found = 0
-    while changed := await store.write_quietly(lambda connection: queries.retry_slice(connection, target, now)):
+
+    def make_due(connection: Connection) -> int:
+        changed = queries.retry_slice(connection, target, by.now)
+        if changed and not found:
+            _note(connection, target, "emails.retry" if target.message_id else "queue.retry", by)
+        return changed
+
+    while changed := await store.write_quietly(make_due):
         found += changed
     sites = await _sites(store, target)
 
     def tell(connection: Connection) -> None:
         for site in sites:
-            queries.tell_retried(connection, site, now)
+            queries.tell_retried(connection, site, by.now)
         store.engine.wake(connection)
 
     await store.write(tell)
     return found
 
 
-async def cancel(store: Store, target: Target, why: tuple[str, str], clock: Callable[[], Instant]) -> Cancelled:
-    """Ends what waits, and what the nodes hand back within HAND_BACK_S. why: word and sentence."""
-    ended = await _cancel_waiting(store, target, why, clock())
+async def cancel(store: Store, target: Target, why: Why, by: Actor, clock: Callable[[], Instant]) -> Cancelled:
+    """Ends what waits, and what the nodes hand back within HAND_BACK_S."""
+    ended = await _cancel_waiting(store, target, why, by, clock(), 0)
     left = await store.read(lambda connection: queries.in_hand(connection, target))
     name = target.site or target.message_id
     if not left or name is None:
@@ -124,21 +155,30 @@ async def cancel(store: Store, target: Target, why: tuple[str, str], clock: Call
         while left and monotonic() < until:
             await asyncio.sleep(LOOK_S)
             left = await store.read(lambda connection: queries.in_hand(connection, target))
-            ended += await _cancel_waiting(store, target, why, clock())
+            ended = await _cancel_waiting(store, target, why, by, clock(), ended)
     finally:
         await store.write(lambda connection: queries.release_briefly(connection, name, clock()))
     return Cancelled(ended, left)
 
 
-async def _cancel_waiting(store: Store, target: Target, why: tuple[str, str], now: Instant) -> int:
-    reason, words = why
-    found, more = 0, True
+async def _cancel_waiting(store: Store, target: Target, why: Why, by: Actor, now: Instant, before: int) -> int:
+    """before: how many were ended before; the first of all is what stands on the audit log. How many those are now."""
+    found, more = before, True
+
+    def end(connection: Connection) -> tuple[int, bool]:
+        ended, more = queries.cancel_slice(connection, target, why.reason, why.words, now, store.owner)
+        if ended and not found:
+            _note(connection, target, why.action, by)
+        return ended, more
+
     while more:
-        ended, more = await store.write_quietly(
-            lambda connection: queries.cancel_slice(connection, target, reason, words, now, store.owner)
-        )
+        ended, more = await store.write_quietly(end)
         found += ended
     return found
+
+
+def _note(connection: Connection, target: Target, action: str, by: Actor) -> None:
+    by.record(connection, target.team_id, action, target.message_id or target.site or "everything")
 
 
 async def _sites(store: Store, target: Target) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection
 
+from sendkit_server.manage.audit import Actor
 from sendkit_server.model.address import AddressError, parse_mailbox
-from sendkit_server.model.instant import Instant, api_time
+from sendkit_server.model.instant import api_time
 from sendkit_server.model.suppression import SuppressionReason
 from sendkit_server.store.queries import suppressions as queries
 from sendkit_server.store.queries.rows import AnyRow
@@ -27,20 +28,20 @@ class Added(msgspec.Struct, frozen=True):
     is_new: bool
 
 
-async def add(store: Store, team_id: int, addresses: Sequence[str], now: Instant) -> list[Added]:
+async def add(store: Store, team_id: int, addresses: Sequence[str], by: Actor) -> list[Added]:
     """Suppresses addresses by hand, in one transaction. AddressError: one is none, and nothing was done."""
     found = [parse_mailbox(address).matching for address in addresses]
 
     def write(connection: Connection) -> list[Added]:
-        return [_add(connection, team_id, address, now) for address in found]
+        return [_add(connection, team_id, address, by) for address in found]
 
     return await store.write(write)
 
 
-async def remove(store: Store, team_id: int, names: Sequence[str]) -> list[str | None]:
+async def remove(store: Store, team_id: int, names: Sequence[str], by: Actor) -> list[str | None]:
     """Takes addresses off the list by id or address: their ids, None for what was not there. Mail to them goes at once."""
     found = [matching_of(name) for name in names]
-    return await store.write(lambda connection: [queries.remove(connection, team_id, name) for name in found])
+    return await store.write(lambda connection: [_remove(connection, team_id, name, by) for name in found])
 
 
 async def show(store: Store, team_id: int, name: str) -> AnyRow | None:
@@ -78,8 +79,18 @@ def matching_of(name: str) -> str:
         return name
 
 
-def _add(connection: Connection, team_id: int, address: str, now: Instant) -> Added:
-    is_new = queries.add(connection, team_id, address, SuppressionReason.MANUAL, {}, now)
+def _add(connection: Connection, team_id: int, address: str, by: Actor) -> Added:
+    is_new = queries.add(connection, team_id, address, SuppressionReason.MANUAL, {}, by.now)
     row = queries.find(connection, team_id, address)
     assert row is not None
+    if is_new:
+        by.record(connection, team_id, "suppressions.add", row.id, {"email": address})
     return Added(row, is_new)
+
+
+def _remove(connection: Connection, team_id: int, name: str, by: Actor) -> str | None:
+    row = queries.find(connection, team_id, name)
+    removed = queries.remove(connection, team_id, name)
+    if row is not None and removed is not None:
+        by.record(connection, team_id, "suppressions.remove", removed, {"email": row.address})
+    return removed

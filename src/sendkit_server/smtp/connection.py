@@ -25,13 +25,17 @@ class Connection(Shell):
     """A client that hands mail in."""
 
     def __init__(self, service: Service, session: SubmissionSession, host: str, address: str) -> None:
-        """host: the client's address.  address: what counts as one client, which may be a whole network."""
-        super().__init__(service, session, address)
+        super().__init__(service, session, host, address)
         self.key = service.dev_key
         self._service = service
         self._client = address
-        self._host = host
         self._secret: str | None = None  # of the key: it is looked up again for each mail
+        self._tried: ApiKey | None = None  # a right key that did not get in
+        self._tried_secret: str | None = None
+
+    def who(self) -> tuple[ApiKey | None, str | None]:
+        """Whose session it is on the log: the key's, else of what was given for one."""
+        return self.key or self._tried, self._tried_secret
 
     @property
     def is_known(self) -> bool:
@@ -155,12 +159,15 @@ class Connection(Shell):
 
     def _judge(self, attempt: AuthAttempt, key: ApiKey | None) -> Reply:
         """A right key is never refused for the failures of others at its address: those count only when it is wrong."""
+        self._tried_secret = attempt.secret
         if key is None or attempt.user.lower() not in USERS:
+            self._tried = key
             self._service.on_error(INVALID_KEY.name)
             too_many = self._service.failed_logins.record(self._client, self.now())
             log.info("smtp.login_failed", peer=self._client, too_many=too_many)
             return say.TOO_MANY_LOGINS if too_many else say.AUTH_FAILED
         if EMAILS_SEND not in key.permissions:
+            self._tried = key
             return say.CANNOT_SEND
         self.key, self._secret = key, attempt.secret
         return say.AUTHENTICATED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 
+from sendkit_server.events.refusals import Note
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.smtp.connection import Connection
 from sendkit_server.smtp.listener import Listener
@@ -19,7 +20,8 @@ class SubmissionDoor(Listener):
 
     tls: the context to use for the next handshake, so that a renewed certificate needs no restart.  dev_key: whose
     mail it is in mode `dev`, and only there.  plain_auth_loopback: AUTH without TLS for clients on this machine.
-    on_error: told the name of each refusal, failed login, time-out and fault.
+    on_error: told the name of each refusal, failed login, time-out and fault.  note_refusal: takes a row of the log for each
+    session that had one.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class SubmissionDoor(Listener):
         dev_key: ApiKey | None = None,
         plain_auth_loopback: bool = False,
         on_error: Callable[[str], None] = lambda name: None,
+        note_refusal: Note = lambda entry: None,
     ) -> None:
         self._mode = Mode(mode)
         if (self._mode is Mode.DEV) != (dev_key is not None):
@@ -40,7 +43,9 @@ class SubmissionDoor(Listener):
         if (self._mode is Mode.DEV) != (tls is None):
             raise ValueError("modes starttls and tls need tls, and mode dev has none")
         self._plain_auth_loopback = plain_auth_loopback
-        self._service = Service(settings, keys, acceptor, tls=tls, dev_key=dev_key, on_error=on_error)
+        self._service = Service(
+            settings, keys, acceptor, tls=tls, dev_key=dev_key, on_error=on_error, note_refusal=note_refusal
+        )
         super().__init__(self._service, self._connected, implicit_tls=self._mode is Mode.TLS)
 
     def _connected(self, host: str, address: str) -> Connection:

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from sendkit_server.events.refusals import Note
 from sendkit_server.model.address import Mailbox
 from sendkit_server.smtp.listener import Listener
 from sendkit_server.smtp.service import Door
@@ -38,7 +39,7 @@ class InboundDoor(Listener):
     """One inbound listener.
 
     takes: whether a local part is a return path of ours.  take: records what came there.  on_error: told the name of
-    each refusal, time-out and fault.
+    each refusal, time-out and fault.  note_refusal: takes a row of the log for each session that had one.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class InboundDoor(Listener):
         *,
         tls: Callable[[], ssl.SSLContext],
         on_error: Callable[[str], None],
+        note_refusal: Note = lambda entry: None,
     ) -> None:
-        super().__init__(Door(settings, tls=tls, on_error=on_error), self._connected)
+        door = Door(settings, tls=tls, on_error=on_error, name="inbound", note_refusal=note_refusal)
+        super().__init__(door, self._connected)
         self._takes_local = takes
         self._take_mail = take
 
@@ -63,7 +66,7 @@ class InboundDoor(Listener):
             max_errors=self._settings.max_errors,
             tls_offered=True,
         )
-        return InboundConnection(self._door, session, address, self._take_mail)
+        return InboundConnection(self._door, session, host, address, self._take_mail)
 
     def _takes(self, mailbox: Mailbox) -> bool:
         taken = self._takes_local(mailbox.local)
@@ -75,8 +78,8 @@ class InboundDoor(Listener):
 class InboundConnection(Shell):
     """A server that brings something back."""
 
-    def __init__(self, door: Door, session: SubmissionSession, address: str, take: Take) -> None:
-        super().__init__(door, session, address)
+    def __init__(self, door: Door, session: SubmissionSession, host: str, address: str, take: Take) -> None:
+        super().__init__(door, session, host, address)
         self._take_mail = take
 
     def decide(self, event: Event) -> None:

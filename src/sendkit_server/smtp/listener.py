@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import structlog
 
+from sendkit_server.events.refusals import Entry
 from sendkit_server.smtp.peers import address_group
 from sendkit_server.smtp.service import Door
 from sendkit_server.smtp.shell import Shell
 from sendkit_server.wire import smtp_server_replies as say
+from sendkit_server.wire.reply import Reply
 from sendkit_server.wire.smtp_server import speaks_other_protocol
 
 BACKLOG = 1_024
@@ -112,25 +114,28 @@ class Listener:
         address = address_group(host)
         if not self._door.counts.admit(address):
             self._door.on_error("too_many_connections")
-            self._turn_away(client, say.TOO_MANY_CONNECTIONS.to_bytes())
+            self._turn_away(client, host, say.TOO_MANY_CONNECTIONS)
             return
         if not self._implicit_tls and _talks_early(client):
             self._door.counts.release(address)
-            self._turn_away(client, say.EARLY_TALKER.to_bytes())
+            self._turn_away(client, host, say.EARLY_TALKER)
             return
         connection = self._connection(host, address)
         task = self._loop.create_task(self._open(client, connection, address))
         self._opening[task] = (client, connection)
         task.add_done_callback(self._opened)
 
-    def _turn_away(self, client: socket.socket, reply: bytes) -> None:
+    def _turn_away(self, client: socket.socket, host: str, reply: Reply) -> None:
+        detail = {"status": reply.code, "refusals": 1, "transcript": []}
+        words = f"{reply.code} {reply.enhanced} {reply.text}"
+        self._door.note_refusal(Entry(self._door.name, host, "connect", words, detail))
         with client:
             if self._implicit_tls:
                 return  # a reply in clear means nothing to a client that speaks TLS
             try:
                 with contextlib.suppress(BlockingIOError):
                     client.recv(DISCARDED_BYTES)  # closing with unread input would reset, and the reply be lost
-                client.send(reply)
+                client.send(reply.to_bytes())
             except OSError as error:
                 log.debug("smtp.reply_lost", error=str(error))
 
@@ -146,7 +151,11 @@ class Listener:
                 ssl_shutdown_timeout=self._settings.linger_s if secure else None,
             )
         except (OSError, ValueError) as error:  # ssl.SSLError and the time-out are among them
-            log.info("smtp.handshake_failed", peer=address, error=type(error).__name__)
+            if isinstance(error, ConnectionResetError):
+                # Who connects and hangs up without a word looks whether the port is open: health checks do it all day.
+                log.info("smtp.handshake_failed", peer=address, error=type(error).__name__)
+            else:
+                connection.handshake_failed(error)
             client.close()
             connection.forget()
 

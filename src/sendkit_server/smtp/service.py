@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sendkit_server.events.refusals import Note
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.smtp.peers import ConnectionCounts, FailedLogins
 from sendkit_server.smtp.submission import Acceptor, KeyRing, SubmissionSettings
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 class Door:
     """Settings, who is connected, and whether the door is closing. empty: nobody is connected.
 
-    on_error: told the name of each refusal, time-out and fault.
+    on_error: told the name of each refusal, time-out and fault.  name, note_refusal: what this door is called on the log of
+    refused sessions, and who writes that.
     """
 
     def __init__(
@@ -27,7 +29,11 @@ class Door:
         *,
         tls: Callable[[], ssl.SSLContext] | None,
         on_error: Callable[[str], None],
+        name: str = "smtp",
+        note_refusal: Note = lambda entry: None,
     ) -> None:
+        self.name = name
+        self.note_refusal = note_refusal
         self.settings = settings
         self.tls = tls
         self.on_error = on_error
@@ -50,8 +56,9 @@ class Service(Door):
         tls: Callable[[], ssl.SSLContext] | None,
         dev_key: ApiKey | None,
         on_error: Callable[[str], None],
+        note_refusal: Note = lambda entry: None,
     ) -> None:
-        super().__init__(settings, tls=tls, on_error=on_error)
+        super().__init__(settings, tls=tls, on_error=on_error, note_refusal=note_refusal)
         self.keys = keys
         self.acceptor = acceptor
         self.dev_key = dev_key

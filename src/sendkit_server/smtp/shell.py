@@ -18,6 +18,8 @@ from typing import cast
 
 import structlog
 
+from sendkit_server.events.refusals import Entry
+from sendkit_server.model.mail import ApiKey
 from sendkit_server.model.refusal import UNEXPECTED, Refusal
 from sendkit_server.smtp.service import Door
 from sendkit_server.store.errors import StoreUnavailable
@@ -31,11 +33,14 @@ log = structlog.get_logger()
 class Shell(asyncio.Protocol):
     """A client between accept(2) and its last byte. What a door decides on is its own kind's to say: `decide`."""
 
-    def __init__(self, door: Door, session: SubmissionSession, address: str) -> None:
+    def __init__(self, door: Door, session: SubmissionSession, host: str, address: str) -> None:
+        """host: the client's address.  address: what counts as one client, which may be a whole network."""
         self.session = session
         self.task: asyncio.Task[None] | None = None
         self._door = door
+        self._host = host
         self._address = address
+        self._handshake_error: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._writing_paused = False
@@ -83,8 +88,34 @@ class Shell(asyncio.Protocol):
         if self in self._door.connections:
             self._door.connections.remove(self)
             self._door.counts.release(self._address)
+            if self.session.transcript.step is not None or self._handshake_error is not None:
+                self._note_refusal()
             if not self._door.connections:
                 self._door.empty.set()
+
+    def handshake_failed(self, error: Exception) -> None:
+        """TLS did not come about, and why."""
+        log.info("smtp.handshake_failed", peer=self._address, error=type(error).__name__)
+        self._handshake_error = error
+
+    def who(self) -> tuple[ApiKey | None, str | None]:
+        """Whose session it is on the log of refusals: a key, else the secret that was given for one."""
+        return None, None
+
+    def _note_refusal(self) -> None:
+        transcript, error = self.session.transcript, self._handshake_error
+        key, secret = self.who()
+        if transcript.step is not None and transcript.reply is not None:
+            reply = transcript.reply
+            step, words, code = (
+                transcript.step,
+                f"{reply.code} {reply.enhanced} {reply.text}".replace("  ", " "),
+                reply.code,
+            )
+        else:
+            step, words, code = "TLS handshake", f"The TLS handshake failed: {error or type(error).__name__}", None
+        detail = {"status": code, "refusals": transcript.refusals or 1, "transcript": transcript.lines}
+        self._door.note_refusal(Entry(self._door.name, self._host, step, words, detail, key, secret))
 
     def drain(self) -> None:
         """The door closes: say so now, or after the message that is being taken in."""
@@ -211,7 +242,7 @@ class Shell(asyncio.Protocol):
                 ssl_shutdown_timeout=self._door.settings.linger_s,
             )
         except OSError as error:  # ssl.SSLError and the time-out are among them
-            log.info("smtp.handshake_failed", peer=self._address, error=type(error).__name__)
+            self.handshake_failed(error)
             transport = None
         self.task = None
         if transport is None:

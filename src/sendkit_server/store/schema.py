@@ -231,6 +231,7 @@ refusal_log = Table(
     Column("step", Words, nullable=False),
     Column("reply", Text, nullable=False),
     Column("detail", Text, nullable=False),  # JSON: the redacted request or transcript
+    Index("ix_refusal_log_id", "id"),
 )
 
 # What the ACME client keeps, sealed: account, certificates by name, and answers to challenges while they are asked.

@@ -9,21 +9,26 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import insert
+
 from sendkit_server.accept import Acceptor, AcceptSettings
 from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.service import Service
 from sendkit_server.events.metrics import Metrics
+from sendkit_server.events.refusals import RefusalLog
 from sendkit_server.manage import domains, keys
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.keys import KeyWish
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.mail import Warning_
+from sendkit_server.store import schema
 from sendkit_server.store.store import Store, open_store
 from sendkit_server.store.values import Job
 
 NAMES = DnsNames("mail.sender.test", ("ip4:192.0.2.1",))
 NOW = 1_764_000_000_000
+BY = Actor("tests", NOW, os.urandom)
 
 
 class Noted:
@@ -84,13 +89,14 @@ class Api:
         self.metrics = metrics
         self.key = ""
         self.warnings: tuple[Warning_, ...] = ()
+        self.refusals = RefusalLog(store, metrics, lambda: NOW, os.urandom, str)
 
         async def nothing() -> None:
             return None
 
         service = Service(
             store, acceptor, metrics, Fine(), public_url="http://api.test", around=Surroundings(NAMES), clock=lambda: NOW,
-            used=lambda key: None, refresh_metrics=nothing,
+            used=lambda key: None, refresh_metrics=nothing, note_refusal=self.refusals.note,
         )  # fmt: skip
         self.door = HttpDoor(service)
 
@@ -99,7 +105,12 @@ class Api:
     ) -> str:
         """more: as in KeyWish."""
         wish = KeyWish("k", permission, test, domains=() if domain is None else (domain,), **more)  # type: ignore[arg-type]
-        return (await keys.create_key(self.store, team, wish, Actor("tests", NOW, os.urandom))).secret
+        return (await keys.create_key(self.store, team, wish, BY)).secret
+
+    async def make_team(self, name: str = "other") -> int:
+        """Another team; its number."""
+        new = insert(schema.team).values(name=name, created_at=NOW).returning(schema.team.c.id)
+        return int(await self.store.write(lambda connection: connection.execute(new).scalar_one()))
 
     async def call(
         self,
@@ -164,7 +175,7 @@ async def running_api(data_dir: Path, database_url: str | None, **settings: Any)
         warnings=lambda: api.warnings,
     )  # fmt: skip
     api = Api(store, acceptor, handover, metrics)
-    await domains.add_domain(store, 1, "sender.test", NAMES, trust=True, now=NOW, entropy=os.urandom)
+    await domains.add_domain(store, 1, "sender.test", NAMES, trust=True, by=BY)
     api.key = await api.make_key()
     try:
         yield api

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-from api_world import MAIL, NAMES, NOW, Api, running_api
+from api_world import BY, MAIL, NAMES, Api, running_api
 
 from sendkit_server.manage import domains
 
@@ -190,7 +189,7 @@ async def test_a_fault_of_ours_is_a_500_without_its_insides(api: Api, monkeypatc
 
 
 async def test_a_key_of_one_domain_cannot_send_from_another(api: Api) -> None:
-    await domains.add_domain(api.store, 1, "other.test", NAMES, trust=True, now=NOW, entropy=os.urandom)
+    await domains.add_domain(api.store, 1, "other.test", NAMES, trust=True, by=BY)
     only = await api.make_key("send", domain="other.test")
     assert (await api.call("POST", "/emails", {**MAIL, "from": "a@other.test"}, key=only)).status == 200
     answer = await api.call("POST", "/emails", MAIL, key=only)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
-from api_world import MAIL, NOW, Answer, Api
+from api_world import BY, MAIL, NOW, Answer, Api
 from sqlalchemy import select, update
 
 from sendkit_server.manage import domains
@@ -127,7 +126,7 @@ async def test_what_is_wrong_with_a_new_key_is_said_with_its_field(
 
 
 async def test_a_key_of_one_domain_sends_from_no_other_on_both_doors(api: Api) -> None:
-    await domains.add_domain(api.store, 1, "other.test", api_names(), trust=True, now=NOW, entropy=os.urandom)
+    await domains.add_domain(api.store, 1, "other.test", api_names(), trust=True, by=BY)
     own = (await make(api, domain_ids=["sender.test"])).json["token"]
     await allowed_alike(api, own)
     await refused_alike(api, own, "The from address domain is not verified.", 422, **{"from": "a@other.test"})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from urllib.parse import quote
 
 import pytest
-from api_world import NAMES, NOW, Api
+from api_world import BY, NAMES, Api
 
 from sendkit_server.manage import domains
 
@@ -161,9 +160,9 @@ async def test_domains_have_the_contracts_shape(api: Api) -> None:
 
 
 async def test_a_domain_that_is_not_trusted_cannot_send_until_it_is(api: Api) -> None:
-    await domains.add_domain(api.store, 1, "new.test", NAMES, trust=False, now=NOW, entropy=os.urandom)
+    await domains.add_domain(api.store, 1, "new.test", NAMES, trust=False, by=BY)
     assert (await api.send(**{"from": "a@new.test"})).status == 422
-    await domains.add_domain(api.store, 1, "new.test", NAMES, trust=True, now=NOW, entropy=os.urandom)
+    await domains.add_domain(api.store, 1, "new.test", NAMES, trust=True, by=BY)
     assert (await api.send(**{"from": "a@new.test"})).status == 200
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from api_world import NOW, Api
+from api_world import BY, NOW, Api
 
 from sendkit_server.manage import queue
 from sendkit_server.model.address import parse_address
@@ -205,13 +205,13 @@ async def test_a_mail_in_delivery_is_not_cancelled(api: Api, monkeypatch: pytest
 async def test_a_held_destination_is_told_in_the_queue_and_in_each_mail(api: Api) -> None:
     api.handover.room = False
     sent = (await api.send()).json["id"]
-    assert await queue.hold(api.store, "There.TEST", NOW) is True
-    assert await queue.hold(api.store, "there.test", NOW) is False
-    await queue.hold(api.store, "empty.test", NOW)
+    assert await queue.hold(api.store, 1, "There.TEST", BY) is True
+    assert await queue.hold(api.store, 1, "there.test", BY) is False
+    await queue.hold(api.store, 1, "empty.test", BY)
     lanes = {lane["site"]: lane for lane in (await api.call("GET", "/queue")).json["data"]}
     assert (lanes["there.test"]["held"], lanes["there.test"]["reason"]) == (True, "held by the operator")
     assert (lanes["empty.test"]["held"], lanes["empty.test"]["waiting"]) == (True, 0)
     found = (await api.call("GET", f"/emails/{sent}")).json
     assert found["reason"] == found["recipients"][0]["reason"] == "held by the operator"
-    assert await queue.release(api.store, "there.test") is True
+    assert await queue.release(api.store, 1, "there.test", BY) is True
     assert (await api.call("GET", f"/emails/{sent}")).json["reason"] == "It waits for its first attempt."

@@ -53,7 +53,7 @@ def asking(store: Store, *, dev: bool = True) -> Ask:
         await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    pages = Pages(api, store, dev=dev)
+    pages = Pages(api, store, dev=dev, clock=lambda: 1, public_url="http://localhost:8080", source=str)
 
     async def ask(
         path: str, method: str = "GET", peer: str = "127.0.0.1", **headers: str
@@ -65,10 +65,13 @@ def asking(store: Store, *, dev: bool = True) -> Ask:
         }  # fmt: skip
         answered: list[Any] = []
 
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
         async def send(message: Any) -> None:
             answered.append(message)
 
-        await pages(scope, None, send)  # type: ignore[arg-type]
+        await pages(scope, receive, send)
         found = {name.decode(): value.decode() for name, value in answered[0]["headers"]}
         return answered[0]["status"], found, answered[1]["body"]
 
@@ -109,16 +112,19 @@ async def test_an_empty_inbox_says_what_to_do(store: Store) -> None:
         ("127.0.0.1", {"forwarded": "for=192.0.2.7"}),
     ],
 )
-async def test_the_inbox_is_for_this_machine_only(store: Store, peer: str, headers: dict[str, str]) -> None:
+async def test_others_than_this_machine_have_to_sign_in(store: Store, peer: str, headers: dict[str, str]) -> None:
     await captured(store)
-    for path in ("/ui/inbox", "/ui/inbox/msg_1", "/ui/inbox/msg_1/source"):
-        assert (await asking(store)(path, peer=peer, **headers))[0] == 404
-    assert (await asking(store)("/ui/inbox/clear", "POST", peer=peer, **headers))[0] == 404
+    for path, method in (
+        ("/ui/inbox", "GET"), ("/ui/inbox/msg_1", "GET"), ("/ui/inbox/msg_1/source", "GET"), ("/ui/inbox/clear", "POST"),
+    ):  # fmt: skip
+        status, answered, body = await asking(store)(path, method, peer=peer, **headers)
+        assert (status, answered["location"], body) == (303, "/ui/sign-in", b"")
+    assert b"msg_1" in (await asking(store)("/ui/inbox"))[2]
 
 
-async def test_without_dev_there_is_no_inbox(store: Store) -> None:
+async def test_without_dev_the_inbox_is_behind_the_sign_in(store: Store) -> None:
     ask = asking(store, dev=False)
-    assert (await ask("/ui/inbox"))[0] == 404
+    assert (await ask("/ui/inbox"))[1]["location"] == "/ui/sign-in"
     assert (await ask("/ui"))[0] == 200
 
 

@@ -119,6 +119,7 @@ def upgrade() -> None:
             detail TEXT NOT NULL,
             CONSTRAINT pk_refusal_log PRIMARY KEY (team_id, id)
         )""",
+        "CREATE INDEX ix_refusal_log_id ON refusal_log (id)",
         f"""CREATE TABLE acme (
             kind {key.format(16)} NOT NULL,
             name {words} NOT NULL,
