@@ -38,9 +38,11 @@ def refused_from(server: Server, key: str) -> None:
 
 def wrong_password(server: Server, password: str) -> None:
     context = ssl.create_default_context(cafile=str(server.ca_file))
-    with smtplib.SMTP_SSL("localhost", server.port("SMTP, TLS"), timeout=20, context=context) as client:
-        with contextlib.suppress(smtplib.SMTPAuthenticationError):
-            client.login("sendkit", password)
+    with (
+        smtplib.SMTP_SSL("localhost", server.port("SMTP, TLS"), timeout=20, context=context) as client,
+        contextlib.suppress(smtplib.SMTPAuthenticationError),
+    ):
+        client.login("sendkit", password)
 
 
 def no_trust(server: Server) -> None:
