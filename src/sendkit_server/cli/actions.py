@@ -64,11 +64,17 @@ async def _here(settings: Settings, store: Store, action: str, arguments: dict[s
             now_ms,
             os.urandom,
             lambda: described(Plans(routing).ways, None, now_ms()),
-            public_url=settings.public_url,
+            public_url=_public_url(settings),
         )
         return await commands.run(context, action, arguments)
     finally:
         store.close()
+
+
+def _public_url(settings: Settings) -> str:
+    """Where a server that starts with these settings will be."""
+    is_default = settings.sources["public_url"] == "default" and settings.http_bind
+    return f"http://{settings.http_bind[0]}" if is_default else settings.public_url
 
 
 def _in_server(data_dir: Path, action: str, arguments: dict[str, Any]) -> dict[str, Any] | None:

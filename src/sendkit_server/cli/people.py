@@ -10,7 +10,7 @@ import click
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table, told
 from sendkit_server.model.roles import Role
 
-ROLE = click.Choice(list(Role))
+ROLE = click.Choice([role.value for role in Role])
 
 
 @click.group()
@@ -64,7 +64,7 @@ def users() -> None:
 
 @users.command("create")
 @click.argument("email")
-@click.option("--role", type=ROLE, default=str(Role.MEMBER), show_default=True, help="What they may do in the team.")
+@click.option("--role", type=ROLE, default=Role.MEMBER.value, show_default=True, help="What they may do in the team.")
 @click.option(
     "--password-stdin", is_flag=True, help="Make the account now, with the password read from standard input."
 )

@@ -1,0 +1,115 @@
+"""The first start, the first account, and the people after it, with the real program."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.cookiejar import CookieJar
+from typing import Any
+from urllib.parse import urlencode
+
+from server import Server
+
+PASSWORD = "correct horse battery"
+
+
+class Browser:
+    """Keeps cookies and follows redirects, as browsers do."""
+
+    def __init__(self) -> None:
+        self.jar = CookieJar()
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.jar)
+        )
+        self._token = ""
+
+    async def get(self, url: str) -> str:
+        """The page that is shown in the end."""
+        return await asyncio.to_thread(self._open, urllib.request.Request(url))
+
+    async def post(self, url: str, **fields: str) -> str:
+        """Sends the form that was seen last."""
+        body = urlencode({"token": self._token, **fields}).encode()
+        headers = {"Sec-Fetch-Site": "same-origin"}
+        return await asyncio.to_thread(self._open, urllib.request.Request(url, body, headers))
+
+    def _open(self, request: urllib.request.Request) -> str:
+        try:
+            with self._opener.open(request, timeout=30) as response:
+                text = response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read().decode()
+        if found := re.search(r'name="token" value="([0-9a-f]{64})"', text):
+            self._token = found[1]
+        return str(re.sub("</?b>", "", text))
+
+
+def setup_url(server: Server) -> str | None:
+    found = re.search(r"http://[^ ]*/ui/setup/[A-Za-z0-9_-]{43}", server.banner)
+    return found[0] if found else None
+
+
+async def test_the_first_start_leads_to_an_account_and_its_session_outlives_a_restart(
+    make_server: Callable[..., Server],
+) -> None:
+    server = await make_server(SENDKIT_HTTP_BIND="127.0.0.1:0").start()
+    first = setup_url(server)
+    await server.kill()
+    await server.start()
+    second = setup_url(server)
+    assert first is not None and second is not None and first.rpartition("/")[2] != second.rpartition("/")[2]
+    browser = Browser()
+    assert "Make the first account" in await browser.get(second)
+    assert "You are owner here" in await browser.post(second, email="ann@sender.test", name="Ann", password=PASSWORD)
+    assert "does not work (any more)" in await Browser().get(server.url + "/ui/setup/" + first.rpartition("/")[2])
+    await server.kill()
+    await server.start()
+    assert setup_url(server) is None
+    assert "You are owner here" in await browser.get(server.url + "/ui")
+    secrets = [cookie.value or "" for cookie in browser.jar]
+    assert not any(secret in server.log + server.banner for secret in secrets)
+    assert first.rpartition("/")[2] not in server.log and PASSWORD not in server.log
+
+
+async def test_links_of_the_command_line_let_people_in_and_set_passwords(server: Server) -> None:
+    status, out, _ = await server.command("users", "create", "Bob@there.test", "--role", "owner")
+    url = out.strip()
+    assert status == 0 and url.startswith(f"{server.url}/ui/invite/")
+    bob = Browser()
+    assert "Make an account and join" in await bob.get(url)
+    assert "You are owner here" in await bob.post(url, name="Bob", password=PASSWORD)
+    status, out, _ = await server.command("users", "list", "--json")
+    assert status == 0 and '"role": "owner"' in out and "argon2" not in out and PASSWORD not in out
+    reset = (await server.act("users.reset", email="bob@there.test"))["link"]["url"]
+    again = Browser()
+    await again.get(reset)
+    assert "You are owner here" in await again.post(reset, password="another fine password")
+    assert "Sign in" in await bob.get(server.url + "/ui")
+    status, _, err = await server.command("users", "remove", "bob@there.test")
+    assert status == 1 and "A team keeps at least one owner" in err
+    status, _, err = await server.command("users", "create", "x@there.test", "--team", "nope")
+    assert status == 1 and "there is no team 'nope'" in err
+
+
+async def test_a_paused_team_sends_nothing_by_either_door_and_the_others_do(server: Server, key: str) -> None:
+    await server.act("teams.create", name="shop")
+    await server.act("domains.add", team="shop", name="shop.test", trust=True)
+    theirs = (await server.act("keys.create", team="shop", name="k", permission="full", test=False))["token"]
+    shop: dict[str, Any] = {"from": "a@shop.test"}
+    await server.send(theirs, **shop)
+    status, out, _ = await server.command("teams", "pause", "shop", "--reason", "Too many complaints.")
+    assert (status, out) == (0, "Team shop is paused.\n")
+    refused = await server.call(
+        "POST", "/emails", theirs, {**shop, "to": "ann@there.test", "subject": "x", "text": "x"}
+    )
+    assert refused.json["message"] == "Sending is paused for this account. Too many complaints."
+    await server.send(key)
+    assert "PAUSED" in (await server.command("teams", "list"))[1]
+    await server.act("teams.resume", team="shop")
+    await server.send(theirs, **shop)
+    changed = [row["action"] for row in (await server.act("audit.list", team="shop"))["data"]]
+    assert changed == ["teams.resume", "teams.pause", "keys.create", "domains.add", "teams.create"]
