@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from clients import needs, run
 from databases.children import Home
+from instance import needs_root
 from load import Load
 from server import Server, until
 from sinks import own_addresses
@@ -36,6 +37,7 @@ class Dump:
 def smtp_sink() -> Iterator[tuple[str, Dump]]:
     """A running smtp-sink: its address, with port 25, and what it takes."""
     program = needs(SINK)
+    needs_root("smtp-sink at port 25")
     host = list(own_addresses())[242]
     home = Home("sink", as_root=True)
     home.path.chmod(0o777)  # it becomes nobody
