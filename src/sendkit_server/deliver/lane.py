@@ -287,7 +287,6 @@ class Lane:
         self.paused_until = None
         self._connections.add(connection)
         try:
-            self._pump()
             await self._serve(connection)
         finally:
             connection.quit()
@@ -324,6 +323,9 @@ class Lane:
             parcel = self._ready.popleft() if self._ready else await self._next(connection)
             if parcel is None:
                 return
+            if not connection.mails:
+                # Only now: what this connection takes itself needs no further one.
+                self._pump()
             self._carrying += 1
             try:
                 if await self._in_turn(connection):

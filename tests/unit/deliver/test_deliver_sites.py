@@ -55,6 +55,17 @@ async def test_two_domains_at_one_site_share_a_lane_and_one_message_to_both_one_
         assert len(here.deliverer.lanes()) == 1
 
 
+async def test_a_mail_that_is_composed_before_there_is_a_connection_needs_only_one():
+    async with SmtpSink() as sink, world(mx(), sink.port) as here:
+        for name in ("ann", "bob"):
+            job = here.job(f"{name}@there.test")
+            here.deliverer.foresee(job)
+            here.deliverer.offer(job)
+            await here.store.until_settled()
+        assert [mail.recipients for mail in sink.mails] == [["ann@there.test"], ["bob@there.test"]]
+        assert len(sink.sessions) == 1
+
+
 async def test_connections_in_all_are_limited_and_idle_ones_give_way():
     domains = [f"d{n}.test" for n in range(12)]
     zone: dict[str, object] = {}
