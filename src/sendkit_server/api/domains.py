@@ -1,12 +1,19 @@
-"""Domains: read, list and verify. Adding and changing them comes by the command line in this version."""
+"""Domains: add, read, list, change, verify, rotate the key of, delete."""
 
 from __future__ import annotations
 
-from sendkit_server.api import shapes
+from sendkit_server.api import payload, shapes
 from sendkit_server.api.http import Request, Response, json_response, listed, page
 from sendkit_server.api.service import Service
 from sendkit_server.manage import domains, verification
-from sendkit_server.model.refusal import Refusal
+from sendkit_server.manage.domains import TLS_POLICIES, Domain
+from sendkit_server.manage.keys import ManageError
+from sendkit_server.model.refusal import Refusal, Refused, invalid, not_built_yet, required, too_long
+
+MAX_NAME_CHARACTERS = 255
+MAX_REGION_CHARACTERS = 32
+_NOT_FOUND = Refusal("not_found", "Domain not found.", 404)
+_TAKEN = invalid("The name has already been taken.", "name")
 
 
 async def list_(service: Service, request: Request) -> Response | Refusal:
@@ -22,8 +29,57 @@ async def list_(service: Service, request: Request) -> Response | Refusal:
 
 async def read(service: Service, request: Request) -> Response | Refusal:
     """GET /domains/{id}: by id or name"""
-    found = await domains.show_domain(service.store, request.team_id, request.path_args[0], service.dns_names)
-    return Refusal("not_found", "Domain not found.", 404) if found is None else json_response(shapes.domain(found))
+    return _answer(await domains.show_domain(service.store, request.team_id, request.path_args[0], service.dns_names))
+
+
+async def add(service: Service, request: Request) -> Response | Refusal:
+    """POST /domains: 201, with the records to publish"""
+    given = payload.members(request.headers, request.body)
+    name, region = payload.string(given, "name"), payload.string(given, "region")
+    if name is None:
+        return required("name")
+    if len(name) > MAX_NAME_CHARACTERS:
+        return too_long("name", MAX_NAME_CHARACTERS)
+    if region is None:
+        return required("region")
+    if len(region) > MAX_REGION_CHARACTERS or not region.isprintable():
+        return too_long("region", MAX_REGION_CHARACTERS)
+    tls = _tls(given)
+    _check_tracking(given)
+    if await domains.show_domain(service.store, request.team_id, name, service.dns_names) is not None:
+        return _TAKEN
+    try:
+        added = await domains.add_domain(
+            service.store,
+            request.team_id,
+            name,
+            service.dns_names,
+            trust=False,
+            tls=tls,
+            region=region,
+            by=service.actor(request),
+        )
+    except ManageError as error:
+        raise Refused(invalid(f"The name field must be a domain name: {error}.", "name")) from None
+    return json_response(shapes.domain(added), 201)
+
+
+async def change(service: Service, request: Request) -> Response | Refusal:
+    """PUT or PATCH /domains/{id}: what is not named stays as it is"""
+    given = payload.members(request.headers, request.body)
+    tls = _tls(given)
+    _check_tracking(given)
+    name = request.path_args[0]
+    if tls is None:
+        return await read(service, request)
+    actor = service.actor(request)
+    return _answer(await domains.set_tls(service.store, request.team_id, name, tls, service.dns_names, actor))
+
+
+async def delete(service: Service, request: Request) -> Response | Refusal:
+    """DELETE /domains/{id}"""
+    found = await domains.delete_domain(service.store, request.team_id, request.path_args[0], service.actor(request))
+    return _NOT_FOUND if found is None else json_response({"object": "domain", "id": found, "deleted": True})
 
 
 async def verify(service: Service, request: Request) -> Response | Refusal:
@@ -32,4 +88,29 @@ async def verify(service: Service, request: Request) -> Response | Refusal:
     done = await verification.verify(
         service.store, request.team_id, request.path_args[0], around.names, around.resolver(), service.clock()
     )
-    return Refusal("not_found", "Domain not found.", 404) if done is None else json_response(shapes.domain(done.domain))
+    return _answer(None if done is None else done.domain)
+
+
+async def rotate(service: Service, request: Request) -> Response | Refusal:
+    """POST /domains/{id}/rotate: a new DKIM key, which signs once its record is seen in DNS"""
+    actor = service.actor(request)
+    return _answer(
+        await domains.new_dkim_key(service.store, request.team_id, request.path_args[0], service.dns_names, actor)
+    )
+
+
+def _answer(found: Domain | None) -> Response | Refusal:
+    return _NOT_FOUND if found is None else json_response(shapes.domain(found))
+
+
+def _tls(given: payload.Members) -> str | None:
+    tls = payload.string(given, "tls")
+    if tls is not None and tls not in TLS_POLICIES:
+        raise Refused(invalid(f"The tls field must be one of {', '.join(TLS_POLICIES)}.", "tls"))
+    return tls
+
+
+def _check_tracking(given: payload.Members) -> None:
+    for member in ("open_tracking", "click_tracking"):
+        if payload.boolean(given, member):
+            raise Refused(not_built_yet(member))

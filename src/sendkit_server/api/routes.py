@@ -64,6 +64,45 @@ ROUTES: tuple[Route, ...] = (
         schema.DomainShape,
     ),
     Route(
+        "POST",
+        "/domains",
+        "domains:write",
+        domains.add,
+        "Add a domain; the reply has the records to publish",
+        schema.DomainShape,
+        schema.AddDomain,
+        statuses=(201,),
+    ),
+    Route(
+        "PUT",
+        "/domains/{id}",
+        "domains:write",
+        domains.change,
+        "Change a domain",
+        schema.DomainShape,
+        schema.ChangeDomain,
+    ),
+    Route(
+        "PATCH",
+        "/domains/{id}",
+        "domains:write",
+        domains.change,
+        "Change a domain",
+        schema.DomainShape,
+        schema.ChangeDomain,
+    ),
+    Route(
+        "DELETE", "/domains/{id}", "domains:write", domains.delete, "Delete a domain with its keys", schema.DeletedShape
+    ),
+    Route(
+        "POST",
+        "/domains/{id}/rotate",
+        "domains:write",
+        domains.rotate,
+        "Make a new DKIM key; it signs once its record is seen in DNS",
+        schema.DomainShape,
+    ),
+    Route(
         "GET",
         "/suppressions",
         "suppressions:read",
@@ -137,9 +176,7 @@ ROUTES: tuple[Route, ...] = (
         schema.RenamedKeyShape,
         schema.RenameKey,
     ),
-    Route(
-        "DELETE", "/api-keys/{id}", "keys:write", api_keys.revoke, "Revoke an API key at once", schema.RevokedKeyShape
-    ),
+    Route("DELETE", "/api-keys/{id}", "keys:write", api_keys.revoke, "Revoke an API key at once", schema.DeletedShape),
     Route(
         "POST",
         "/api-keys/{id}/rotate",
@@ -170,10 +207,6 @@ ROUTES: tuple[Route, ...] = (
     _later("GET", "/emails/{id}/content", "emails:content"),
     _later("DELETE", "/emails/{id}/content", "emails:write"),
     _later("GET", "/emails/{id}/analytics", "analytics:read"),
-    _later("POST", "/domains", "domains:write"),
-    _later("PUT", "/domains/{id}", "domains:write"),
-    _later("PATCH", "/domains/{id}", "domains:write"),
-    _later("DELETE", "/domains/{id}", "domains:write"),
     _later("GET", "/templates", "templates:read"),
     _later("POST", "/templates", "templates:write"),
     _later("GET", "/contacts", "contacts:read"),

@@ -240,9 +240,28 @@ class DomainShape(Shape):
     click_tracking: bool
     tls: str
     sending_enabled: bool
+    reason: str | None
     dns_records: list[DnsRecordShape]
     created_at: str
     updated_at: str
+
+
+class AddDomain(msgspec.Struct):
+    """region: a word that is kept and told. tls enforced: its mail leaves only over TLS to hosts that prove their names."""
+
+    name: str
+    region: str
+    tls: Literal["opportunistic", "enforced"] | None = None
+    open_tracking: bool | None = None
+    click_tracking: bool | None = None
+
+
+class ChangeDomain(msgspec.Struct):
+    """What is left out stays as it is."""
+
+    tls: Literal["opportunistic", "enforced"] | None = None
+    open_tracking: bool | None = None
+    click_tracking: bool | None = None
 
 
 class KeyShape(Shape):
@@ -280,8 +299,8 @@ class RenamedKeyShape(KeyShape):
     object: str
 
 
-class RevokedKeyShape(Shape):
-    """The key is dead on every connection."""
+class DeletedShape(Shape):
+    """It is gone; a key is dead on every connection."""
 
     object: str
     id: str

@@ -190,6 +190,7 @@ def domain(found: Domain) -> Shape:
         "click_tracking": row.click_tracking,
         "tls": row.tls,
         "sending_enabled": sendable,
+        "reason": found.reason,
         "dns_records": [
             {
                 "id": f"{row.id}_{record.kind.lower()}_{index}",

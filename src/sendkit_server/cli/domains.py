@@ -79,6 +79,35 @@ def verify_domain(name: str, team: str, as_json: bool) -> None:
     sys.exit(0 if result["status"] == "verified" else 1)
 
 
+@domains.command("rotate")
+@click.argument("name")
+@TEAM
+@AS_JSON
+def rotate_key(name: str, team: str, as_json: bool) -> None:
+    """Make a new DKIM key; it signs once its record is published and verified, and the old one is retired."""
+    result = acted("domains.rotate", {"name": name, "team": team})
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(f"Publish the new key's record, then `sendkit domains verify {result['name']}`:\n")
+    _records(result)
+
+
+@domains.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@TEAM
+@AS_JSON
+def remove_domain(name: str, yes: bool, team: str, as_json: bool) -> None:
+    """Remove a domain with its keys; nothing can be sent from it any more."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.ClickException("this cannot be undone; say --yes")
+        click.confirm(f"Remove {name} of team {team}?", abort=True)
+    result = acted("domains.remove", {"name": name, "team": team})
+    click.echo(json.dumps(result) if as_json else f"{name} is removed.")
+
+
 @domains.command("list")
 @TEAM
 @AS_JSON
@@ -115,4 +144,4 @@ def _checks(domain: dict[str, Any]) -> None:
         click.echo("\nWhat is unavailable could not be asked, and keeps the status that it had.")
     trusted = ", and trusted: you can send from it all the same" if domain["trusted"] else ""
     state = domain["status"] if domain["status"] == "verified" else f"{domain['status']}{trusted}"
-    click.echo(f"\n{domain['name']} is {state}.")
+    click.echo(f"\n{domain['name']} is {state}.{' ' + domain['reason'] if domain['reason'] else ''}")

@@ -74,4 +74,5 @@ def _rows(connection: Connection, team_id: int, domain: str) -> tuple[str | None
     if found is None:
         return None, []
     return_path = f"{queries.RETURN_PATH_LABEL}.{found.name}" if queries.has_return_path(found) else None
-    return return_path, queries.dkim_keys(connection, team_id, found.id)
+    keys = queries.dkim_keys(connection, team_id, found.id)
+    return return_path, [key for key in keys if key.active_from is not None]

@@ -130,6 +130,21 @@ async def _set_domain(context: Context, team_id: int, arguments: Mapping[str, An
     return worded(found)
 
 
+async def _rotate_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    name = arguments["name"]
+    found = await domains.new_dkim_key(context.store, team_id, name, context.dns_names, context.actor())
+    if found is None:
+        raise no_domain(name)
+    return worded(found)
+
+
+async def _remove_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    found = await domains.delete_domain(context.store, team_id, arguments["name"], context.actor())
+    if found is None:
+        raise no_domain(arguments["name"])
+    return {"id": found, "deleted": True}
+
+
 async def _show_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     found = await domains.show_domain(context.store, team_id, arguments["name"], context.dns_names)
     if found is None:
@@ -313,6 +328,8 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "keys.revoke": _revoke_key,
     "domains.add": _add_domain,
     "domains.set": _set_domain,
+    "domains.rotate": _rotate_domain,
+    "domains.remove": _remove_domain,
     "domains.show": _show_domain,
     "domains.list": _list_domains,
     "domains.verify": look_out.verify_domain,

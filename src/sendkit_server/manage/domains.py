@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError, ascii_domain
+from sendkit_server.model.instant import SECOND_MS
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
 from sendkit_server.store.queries.domains import RETURN_PATH_LABEL
@@ -26,6 +27,7 @@ SELECTORS: dict[Algorithm, str] = {RSA: "sendkit", ED25519: "sendkit-ed"}
 DEFAULT_REGION = "local"
 TLS_POLICIES = ("opportunistic", "enforced")
 RECORD_TTL_S = 3600
+TAKEN = "Another account of this server has verified the domain."
 MX_PRIORITY = 10
 
 
@@ -73,6 +75,13 @@ class Domain(msgspec.Struct, frozen=True):
     row: AnyRow
     records: tuple[DnsRecord, ...]
 
+    @property
+    def reason(self) -> str | None:
+        """Why it is not verified though its records are; None otherwise."""
+        advice = ("DMARC",)
+        right = all(record.status == "verified" for record in self.records if record.kind not in advice)
+        return TAKEN if self.row.status == "failed" and right else None
+
 
 async def add_domain(
     store: Store,
@@ -82,9 +91,11 @@ async def add_domain(
     *,
     trust: bool,
     tls: str | None = None,
+    region: str = DEFAULT_REGION,
     by: Actor,
 ) -> Domain:
-    """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.  tls: of TLS_POLICIES.
+    """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.  tls: of TLS_POLICIES.  region: a
+    word that is kept and told; there is only one here.
 
     Adding a domain that is there already with trust vouches for it; without, it is an error.
     """
@@ -108,7 +119,7 @@ async def add_domain(
         "name": domain_name,
         "status": "pending",
         "trusted": trust,
-        "region": DEFAULT_REGION,
+        "region": region,
         "open_tracking": False,
         "click_tracking": False,
         "tls": tls or TLS_POLICIES[0],
@@ -140,9 +151,52 @@ async def set_tls(store: Store, team_id: int, name_or_id: str, tls: str, names: 
     return await _existing(store, team_id, found.name, names)
 
 
+async def delete_domain(store: Store, team_id: int, name_or_id: str, by: Actor) -> str | None:
+    """Removes a domain with its keys; its id, None when the team has no such domain. Mail of it that still waits stays
+    unsigned, and so waits until its retry window is over or the domain is added again."""
+
+    def write(connection: Connection) -> str | None:
+        row = queries.find_domain(connection, team_id, named(name_or_id))
+        if row is None:
+            return None
+        queries.delete_domain(connection, team_id, row.id)
+        by.record(connection, team_id, "domains.delete", row.id, {"name": row.name})
+        return str(row.id)
+
+    return await store.write(write)
+
+
+async def new_dkim_key(store: Store, team_id: int, name_or_id: str, names: DnsNames, by: Actor) -> Domain | None:
+    """Begins a rotation: a new RSA key under a selector of its own, whose record is to be published. It signs, and the old
+    one is retired, once DNS shows it (`verify`, or the hourly look). None when the team has no such domain."""
+
+    def write(connection: Connection) -> str | None:
+        row = queries.find_domain(connection, team_id, named(name_or_id))
+        if row is None:
+            return None
+        if any(key.active_from is None for key in queries.dkim_keys(connection, team_id, row.id)):
+            raise ManageError(f"a new key of {row.name} waits to be published already: see its records")
+        key = _new_key(store.secret_key, team_id, row.id, RSA, by)
+        key["selector"] = f"sendkit-{by.now // SECOND_MS:x}"
+        queries.insert_key(connection, {**key, "active_from": None})
+        by.record(connection, team_id, "domains.rotate", row.id, {"name": row.name, "selector": key["selector"]})
+        return str(row.id)
+
+    found = await store.write(write)
+    return None if found is None else await show_domain(store, team_id, found, names)
+
+
+def named(name_or_id: str) -> str:
+    """What a domain is looked up by: an id as it is, a name in any spelling."""
+    try:
+        return name_or_id if name_or_id.startswith("dom_") else ascii_domain(name_or_id.strip())
+    except AddressError:
+        return name_or_id.lower()
+
+
 async def show_domain(store: Store, team_id: int, name_or_id: str, names: DnsNames) -> Domain | None:
     """A domain by id or name; None when the team has no such domain."""
-    return await store.read(lambda connection: _with_records(connection, team_id, name_or_id.lower(), names))
+    return await store.read(lambda connection: _with_records(connection, team_id, named(name_or_id), names))
 
 
 async def list_domains(

@@ -93,6 +93,7 @@ def worded(found: Domain) -> Json:
         "status": found.row.status,
         "trusted": found.row.trusted,
         "tls": found.row.tls,
+        "reason": found.reason,
         "records": [
             {
                 "record_type": record.kind,

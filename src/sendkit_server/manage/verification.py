@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import msgspec
 import structlog
+from sqlalchemy import Connection
 
 from sendkit_server.manage.dns_checks import RecordCheck, Verdict, check_records
 from sendkit_server.manage.domains import DnsNames, DnsRecord, Domain, show_domain
@@ -75,10 +76,28 @@ async def write_statuses(
     record_status = {**json.loads(row.record_status), **new_statuses(checks)}
     if status == row.status and record_status == json.loads(row.record_status):
         return domain
-    changes = {"status": status, "record_status": json.dumps(record_status), "updated_at": now}
-    await store.write(lambda connection: queries.update_domain(connection, row.team_id, row.id, changes))
-    if status != row.status:
-        log.info("domain.status", domain=row.name, before=row.status, status=status)
+
+    def write(connection: Connection) -> str:
+        final = status
+        if status == "verified" and not queries.claim(connection, row, now):
+            final = "failed"
+        elif status == "failed":
+            queries.disclaim(connection, row.team_id, row.id)
+        changes = {"status": final, "record_status": json.dumps(record_status), "updated_at": now}
+        queries.update_domain(connection, row.team_id, row.id, changes)
+        published = {name for name, found in record_status.items() if found == "verified"}
+        for key in queries.dkim_keys(connection, row.team_id, row.id):
+            name = f"{key.selector}._domainkey.{row.name}"
+            if key.active_from is None and queries.record_key("DKIM", name) in published:
+                queries.put_key_into_use(connection, key, now)
+                log.info("domain.key_in_use", domain=row.name, selector=key.selector)
+        return final
+
+    final = await store.write(write)
+    if final != row.status:
+        log.info("domain.status", domain=row.name, before=row.status, status=final)
+    if final != status:
+        log.warning("domain.taken", domain=row.name, why="another team has verified it")
     found = await show_domain(store, row.team_id, row.id, names)
     return domain if found is None else found
 

@@ -57,7 +57,11 @@ FOREIGN: dict[str, Maker] = {
     "/api-keys/{id}": a_key,
     "/logs/{id}": a_log,
 }
-BODIES: dict[str, object] = {"PATCH /api-keys/{id}": {"name": "mine now"}}
+BODIES: dict[str, object] = {
+    "PATCH /api-keys/{id}": {"name": "mine now"},
+    "PUT /domains/{id}": {"tls": "enforced"},
+    "PATCH /domains/{id}": {"tls": "enforced"},
+}
 
 
 def kind(route: Route) -> str:
