@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sendkit_server.app import dns_names, now_ms
+from sendkit_server.app import certificates_wanted, dns_names, now_ms
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import Settings, routing_of
 from sendkit_server.deliver.plan import Plans
@@ -62,6 +62,7 @@ async def _here(settings: Settings, store: Store, action: str, arguments: dict[s
             now_ms,
             os.urandom,
             lambda: described(Plans(routing).ways, None, now_ms()),
+            certificates=certificates_wanted(settings),
         )
         return await commands.run(context, action, arguments)
     finally:

@@ -15,6 +15,7 @@ import click
 
 from sendkit_server.cli.archive import CARRYING
 from sendkit_server.cli.banner import banner
+from sendkit_server.cli.certificates import certificates
 from sendkit_server.cli.inbound import inbound
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, table
 from sendkit_server.cli.logs import configure_logging
@@ -40,6 +41,7 @@ def cli() -> None:
 
 for _command in CARRYING:
     cli.add_command(_command)
+cli.add_command(certificates)
 cli.add_command(inbound)
 cli.add_command(queue)
 cli.add_command(routes)
@@ -88,8 +90,8 @@ def serve(dev: bool, roles: str | None) -> None:
 
 
 def _leave_hanging_threads() -> None:
-    """All is done; a thread that waits for a database which hangs would keep the process all the same."""
-    readers = [thread for thread in threading.enumerate() if thread.name.startswith("store-reader")]
+    """All is done; a thread that waits for a database or an authority which hangs would keep the process all the same."""
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith(("store-reader", "acme"))]
     for thread in readers:
         thread.join(timeout=0.5)
     if any(thread.is_alive() for thread in readers):

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from sendkit_server.events.bounces import Returns
-from sendkit_server.manage import domains, inbox, keys, nodes, queue, suppressions, tls
+from sendkit_server.manage import certificate_view, domains, inbox, keys, nodes, queue, suppressions, tls
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError
@@ -31,7 +32,7 @@ MAX_KEYS = 10_000
 
 class Context(msgspec.Struct, frozen=True):
     """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  count_inbound: told what
-    became of a mail that came back."""
+    became of a mail that came back.  certificates: which ones our listeners should have."""
 
     store: Store
     dns_names: DnsNames
@@ -39,6 +40,7 @@ class Context(msgspec.Struct, frozen=True):
     entropy: Callable[[int], bytes]
     routes: Callable[[], list[Json]]
     count_inbound: Callable[[str], None] = lambda kind: None
+    certificates: Wanted = Wanted()
 
     def actor(self) -> Actor:
         """Whoever may use the command line."""
@@ -283,6 +285,17 @@ async def _show_tls(context: Context, team_id: int, arguments: Mapping[str, Any]
     }
 
 
+async def _list_certificates(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    """Of the whole server, as they are no team's."""
+    found = await certificate_view.standings(context.store, context.certificates, context.clock())
+    return {"data": [certificate_view.worded(one) for one in found]}
+
+
+async def _renew_certificates(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    names = await certificate_view.renew(context.store, context.certificates, arguments.get("name"), context.clock())
+    return {"names": names}
+
+
 async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """A mail that came back, whoever's it is: its return path says so."""
     returns = returns_of(context.store, context.clock, context.count_inbound)
@@ -335,5 +348,7 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "suppressions.remove": _remove_suppression,
     "nodes.list": _list_nodes,
     "tls.show": _show_tls,
+    "certificates.list": _list_certificates,
+    "certificates.renew": _renew_certificates,
     "inbound.take": _take_inbound,
 }
