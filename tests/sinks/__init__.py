@@ -1,5 +1,8 @@
-"""Servers to talk to: an SMTP sink that misbehaves as told, DNS with an answer for each name, HTTPS with one for each path."""
+"""Servers to talk to: an SMTP sink that misbehaves as told, DNS with an answer for each name, HTTPS with one for each path,
+a certificate authority."""
 
+from sinks.acme import AcmeSink
+from sinks.acme import Refusal as AcmeRefusal
 from sinks.api import ApiSink, Call
 from sinks.certificates import EXPIRED, server_context
 from sinks.dns import DnsServer, Fault
@@ -11,6 +14,8 @@ __all__ = [
     "DROP",
     "EXPIRED",
     "SILENCE",
+    "AcmeRefusal",
+    "AcmeSink",
     "ApiSink",
     "Call",
     "DnsServer",
