@@ -17,7 +17,8 @@ import pytest
 import trustme
 from cryptography import x509
 from server import Server, until
-from sinks import AcmeRefusal, AcmeSink, server_context
+from sinks import AcmeRefusal, AcmeSink, DnsServer, Pebble, free_ports, server_context
+from sinks.pebble import PROGRAM
 
 HOST = "mail.sender.test"
 DOORS = ("HTTPS API", "SMTP, TLS", "SMTP, STARTTLS", "Bounces and complaints")
@@ -233,3 +234,35 @@ async def test_without_an_address_nothing_is_ordered_and_the_commands_say_so(
     assert status == 0 and out.startswith("mail.sender.test, localhost  local  ok  by Sendkit local CA  until ")
     status, _, err = await server.command("certificates", "renew")
     assert status == 1 and "SENDKIT_ACME_EMAIL" in err
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Pebble is not installed (apt install pebble)")
+@pytest.mark.engine("sqlite")
+@pytest.mark.parametrize("challenge", ["http-01", "tls-alpn-01"])
+async def test_lets_encrypts_own_test_authority_issues_by_either_challenge(
+    make_server: Callable[..., Server], dns: DnsServer, tmp_path: Path, challenge: str
+) -> None:
+    http, tls = free_ports(2)
+    dns.zone[HOST] = {"A": ["127.0.0.1"]}
+    dns.zone["links.sender.test"] = {"A": ["127.0.0.1"]}
+    async with Pebble(tmp_path, dns=dns.address, http=http, tls=tls) as pebble:
+        server = make_server(
+            SENDKIT_ACME_EMAIL="ops@sender.test",
+            SENDKIT_ACME_DIRECTORY=pebble.directory,
+            SENDKIT_ACME_CHALLENGE=challenge,
+            SENDKIT_CA_FILE=str(pebble.ca_file),
+            SENDKIT_PUBLIC_URL="https://links.sender.test",
+            SENDKIT_HTTP_BIND=f"127.0.0.1:{http}",
+            SENDKIT_HTTPS_BIND=f"127.0.0.1:{tls}",
+        )
+        await server.start()
+        await until(lambda: server.log.count('"acme.issued"') == 2, what="two certificates")
+        context = ssl.create_default_context(cadata=await asyncio.to_thread(pebble.root))
+        for name in (HOST, "links.sender.test"):
+            for door in DOORS:
+                found = await asyncio.to_thread(
+                    shown, server.port(door), context, starttls=door in DOORS[2:], name=name
+                )
+                names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+                assert names.get_values_for_type(x509.DNSName) == [name]
+        assert await server.stop() == 0

@@ -7,6 +7,7 @@ from sinks.api import ApiSink, Call
 from sinks.certificates import EXPIRED, server_context
 from sinks.dns import DnsServer, Fault
 from sinks.https import DRIP, HttpsSink, reply
+from sinks.pebble import Pebble, free_ports
 from sinks.smtp import DROP, SILENCE, Received, Session, SmtpSink, own_addresses
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "DnsServer",
     "Fault",
     "HttpsSink",
+    "Pebble",
     "Received",
     "Session",
     "SmtpSink",
+    "free_ports",
     "own_addresses",
     "reply",
     "server_context",

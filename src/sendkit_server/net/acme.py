@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import requests
-from acme import client, errors, messages
+from acme import challenges, client, errors, messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,7 +28,7 @@ from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
 from requests.adapters import HTTPAdapter
 
-from sendkit_server.model.certificate import Account, Challenge
+from sendkit_server.model.certificate import TLS_ALPN_01, Account, Challenge
 from sendkit_server.net.https import USER_AGENT
 from sendkit_server.net.tls_client import TlsClient
 
@@ -57,6 +57,25 @@ GENERAL_CODES = frozenset(
 )
 
 T = TypeVar("T")
+
+
+@challenges.ChallengeResponse.register
+class TlsAlpn01Response(challenges.KeyAuthorizationChallengeResponse):
+    """What is sent when the authority may look; the library knows challenges by HTTP and DNS only."""
+
+    typ = TLS_ALPN_01
+
+
+@challenges.Challenge.register
+class TlsAlpn01(challenges.KeyAuthorizationChallenge):
+    """A challenge by TLS (RFC 8737)."""
+
+    typ = TLS_ALPN_01
+    response_cls = TlsAlpn01Response
+
+    def validation(self, account_key: JWK, **_: Any) -> bytes:
+        """The digest that stands in the certificate."""
+        return hashlib.sha256(self.key_authorization(account_key).encode()).digest()
 
 
 class AcmeTrouble(Exception):
@@ -302,7 +321,7 @@ def _told(function: Callable[..., T], *arguments: object) -> T:
 
 
 def _offered(authorization: messages.AuthorizationResource, kind: str, name: str) -> messages.ChallengeBody:
-    offered = {body.chall.typ: body for body in authorization.body.challenges}
+    offered = {str(body.chall.to_partial_json().get("type")): body for body in authorization.body.challenges}
     if kind not in offered:
         raise AcmeTrouble(
             f"for {name} the authority offers {', '.join(sorted(offered)) or 'nothing'}, and not {kind}: set "
