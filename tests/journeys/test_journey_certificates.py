@@ -87,10 +87,8 @@ async def serials(server: Server, root: str) -> list[int]:
 
 
 async def listed(server: Server) -> list[dict[str, Any]]:
-    """`sendkit certificates --json`."""
-    status, out, err = await server.command("certificates", "--json")
-    assert status == 0, err
-    found: list[dict[str, Any]] = json.loads(out)
+    """What `sendkit certificates --json` prints."""
+    found: list[dict[str, Any]] = (await server.act("certificates.list"))["data"]
     return found
 
 
@@ -158,7 +156,7 @@ async def test_a_failing_authority_leaves_what_there_was_and_is_not_asked_again_
     failure = next(json.loads(line) for line in server.log.splitlines() if '"acme.failed"' in line)
     assert failure["next_at"] - time.time() * 1000 > 7_000_000
     assert failure["error"] == "rateLimited: too many orders of late"
-    assert HOST in failure["fix"]
+    assert failure["names"] == [HOST] and acme.directory in failure["fix"]
     # The self-made certificate serves meanwhile.
     local = await serials(server, server.ca_file.read_text())
     warning = (await server.call("GET", "/ready")).json["warnings"][0]
@@ -186,14 +184,25 @@ async def test_a_failing_authority_leaves_what_there_was_and_is_not_asked_again_
 
 
 @pytest.mark.engine("sqlite")
-async def test_the_port_for_challenges_answers_nothing_else(certified: Callable[..., Server], acme: AcmeSink) -> None:
-    server = await start(certified(SENDKIT_ACME_HTTP_BIND="127.0.0.1:0"), acme)
-    port = server.port("Certificate challenges")
-    for path in ("/", "/emails", "/.well-known/acme-challenge/", f"/.well-known/acme-challenge/{'x' * 40}"):
-        reply = await server._call(f"http://127.0.0.1:{port}{path}", None, "GET", None, {})
-        assert reply.status == 404, path
-    reply = await server.call("GET", f"/.well-known/acme-challenge/{'x' * 40}")
-    assert reply.status == 404
+async def test_a_silent_authority_keeps_no_server_from_ending_and_the_port_for_challenges_answers_nothing_else(
+    certified: Callable[..., Server],
+) -> None:
+    asked = asyncio.Event()
+    silent = await asyncio.start_server(lambda reader, writer: asked.set(), "127.0.0.1", 0)
+    async with silent:
+        directory = f"https://localhost:{silent.sockets[0].getsockname()[1]}/dir"
+        server = certified(SENDKIT_ACME_HTTP_BIND="127.0.0.1:0", SENDKIT_ACME_DIRECTORY=directory)
+        await server.start()
+        await asyncio.wait_for(asked.wait(), 10)
+        port = server.port("Certificate challenges")
+        unknown = f"/.well-known/acme-challenge/{'x' * 40}"
+        for path in ("/", "/emails", "/.well-known/acme-challenge/", unknown):
+            reply = await server._call(f"http://127.0.0.1:{port}{path}", None, "GET", None, {})
+            assert reply.status == 404, path
+        assert (await server.call("GET", unknown)).status == 404
+        began = time.monotonic()
+        assert await server.stop() == 0
+        assert time.monotonic() - began < 8
 
 
 @pytest.mark.engine("sqlite")

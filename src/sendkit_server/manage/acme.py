@@ -43,6 +43,7 @@ LOOK_AMONG_OTHERS_S = 10.0
 SHORTEST_LOOK_S = 1.0
 # A challenge by TLS is answered from memory: before the authority may come, every node has looked.
 OTHERS_KNOW_S = LOOK_AMONG_OTHERS_S + 2.0
+AFTER_FAULT_S = 3_600.0
 LEASE_MS = 10 * MINUTE_MS
 STALE_CHALLENGE_MS = HOUR_MS
 KEPT_AFTER_END_MS = 30 * DAY_MS
@@ -100,6 +101,11 @@ class Certifier:
                 wait_s = min(wait_s, max(SHORTEST_LOOK_S, (await self._round() - self._clock()) / 1000))
             except StoreError as error:
                 log.warning("acme.store_unavailable", error=str(error))
+            except Exception:
+                # Mail does not depend on it. But what fails without having been written down must not be tried again and
+                # again: the authority would count it.
+                log.exception("acme.fault")
+                await asyncio.sleep(AFTER_FAULT_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._asked.wait()
@@ -228,15 +234,14 @@ class Certifier:
             name: failed(book.tries.get(name), self._wanted.setup, str(trouble), retry_after_ms, now) for name in names
         }
         await kept.keep(self._store, [(kept.TRIES, name, tries) for name, tries in noted.items()], now)
-        for name, tries in noted.items():
-            log.error(
-                "acme.failed",
-                name=name,
-                error=tries.text,
-                failures=tries.failures,
-                next_at=tries.next_at,
-                fix=f"{_advice(self._wanted, name)} `sendkit certificates renew` tries again at once.",
-            )
+        await self.show()
+        log.error(
+            "acme.failed",
+            names=list(noted),
+            error=str(trouble),
+            next_at=max(tries.next_at for tries in noted.values()),
+            fix=_advice(self._wanted, trouble, names[0]),
+        )
 
     async def _tidy(self, book: Book) -> None:
         """Removes answers that were left behind, and certificates that ended long ago and nobody renews."""
@@ -273,10 +278,14 @@ class Certifier:
         )
 
 
-def _advice(wanted: Wanted, name: str) -> str:
-    """What an authority needs in order to see that a name is ours."""
+def _advice(wanted: Wanted, trouble: AcmeTrouble, name: str) -> str:
+    """What an operator can do about a failed order."""
+    again = "then `sendkit certificates renew` tries at once."
+    if trouble.is_general:
+        return f"It is about {wanted.directory} or our account there, not about a name: do as the error says, {again}"
     if wanted.challenge == TLS_ALPN_01:
-        return f"{name} must resolve to this server, and port 443 there lead to SENDKIT_HTTPS_BIND, with TLS unbroken;"
+        return f"{name} must resolve to this server, and port 443 there lead to SENDKIT_HTTPS_BIND with TLS unbroken; {again}"
     return (
-        f"{name} must resolve to this server, and http://{name}/.well-known/acme-challenge/ lead to SENDKIT_HTTP_BIND;"
+        f"{name} must resolve to this server, and http://{name}/.well-known/acme-challenge/ lead to SENDKIT_HTTP_BIND or "
+        f"SENDKIT_ACME_HTTP_BIND; {again}"
     )
