@@ -188,8 +188,14 @@ async def test_a_silent_authority_keeps_no_server_from_ending_and_the_port_for_c
     certified: Callable[..., Server],
 ) -> None:
     asked = asyncio.Event()
-    silent = await asyncio.start_server(lambda reader, writer: asked.set(), "127.0.0.1", 0)
-    async with silent:
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
         directory = f"https://localhost:{silent.sockets[0].getsockname()[1]}/dir"
         server = certified(SENDKIT_ACME_HTTP_BIND="127.0.0.1:0", SENDKIT_ACME_DIRECTORY=directory)
         await server.start()

@@ -41,7 +41,8 @@ class AcmeSink:
     """See above. context: of its own HTTPS, for localhost.
 
     lifetime_s: of the certificates.  refusing: what newOrder is answered while it is set.  bad_nonces: how many good
-    nonces are still to be refused.  issued: the names, in order.  tried: how many orders there were.  looked: how many answers were looked at.
+    nonces are still to be refused.  issued: the names, in order.  tried: how many orders there were.
+    elsewhere: names that lead to somebody who does not answer.
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -53,7 +54,7 @@ class AcmeSink:
         self.bad_nonces = 0
         self.issued: list[str] = []
         self.tried = 0
-        self.looked = 0
+        self.elsewhere: set[str] = set()
         self.accounts: dict[str, dict[str, Any]] = {}
         self._context = context
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -242,14 +243,15 @@ class AcmeSink:
         try:
             async with asyncio.timeout(10):
                 await self._told_where.wait()
-                if challenge["type"] == "http-01":
+                if order["name"] in self.elsewhere:
+                    problem = ("connection", f"{order['name']}: no route to host")
+                elif challenge["type"] == "http-01":
                     problem = await self._look_by_http(order["name"], challenge["token"], order["answer"])
                 else:
                     problem = await self._look_by_tls(order["name"], order["answer"])
         except (OSError, TimeoutError) as error:
             problem = ("connection", f"{order['name']}: {type(error).__name__}")
         challenge["status"] = order["authorization"]["status"] = "valid" if problem is None else "invalid"
-        self.looked += 1
         if problem is not None:
             challenge["error"] = {"type": PROBLEM + problem[0], "detail": problem[1], "status": 403}
 

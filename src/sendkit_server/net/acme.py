@@ -343,7 +343,10 @@ def _worded(error: messages.Error, response: requests.Response | None) -> AcmeTr
     parts += [str(part.detail) for part in error.subproblems or () if part.detail]
     code = error.code or ""
     text = f"{code or error.typ}: {'; '.join(parts)}"
-    return AcmeTrouble(_short(text), code, 0.0 if response is None else _retry_after_s(response))
+    if response is None:
+        return AcmeTrouble(_short(text), code)
+    # Of a request it is our account that is not authorized; of a proof it would be the name.
+    return AcmeTrouble(_short(text), code, _retry_after_s(response), is_general=code == "unauthorized")
 
 
 def _retry_after_s(response: requests.Response) -> float:
