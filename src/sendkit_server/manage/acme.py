@@ -30,7 +30,7 @@ from sendkit_server.model.certificate import (
     due_at,
     failed,
 )
-from sendkit_server.model.instant import DAY_MS, HOUR_MS, MINUTE_MS, Instant
+from sendkit_server.model.instant import DAY_MS, HOUR_MS, MINUTE_MS, Instant, api_time
 from sendkit_server.model.mail import Warning_
 from sendkit_server.net.acme import AcmeTrouble, Authority, challenge_certificate, new_key
 from sendkit_server.net.tls_server import CertificateError, ServerTls, challenge_context_of, context_of_pem
@@ -128,13 +128,13 @@ class Certifier:
         return self._due(await self.show())[0][0]
 
     def _due(self, book: Book) -> list[tuple[Instant, str]]:
-        """When each name's certificate is to be ordered, the first first."""
+        """When each name's certificate is to be ordered, the first first; of those that are due at once our own name."""
         wanted = self._wanted
-        names = ordered_names(wanted, book.hosts)
-        return sorted(
+        due = [
             (due_at(book.certificates.get(name), book.tries.get(name), wanted.setup, wanted.directory), name)
-            for name in names
-        )
+            for name in ordered_names(wanted, book.hosts)
+        ]
+        return sorted(due, key=lambda one: one[0])
 
     async def _lead(self) -> bool:
         """Whether this node is the one that orders now."""
@@ -182,7 +182,7 @@ class Certifier:
             certificate = await self._issued(name)
         await kept.keep_issued(self._store, certificate, self._clock())
         await self.show()
-        log.info("acme.issued", name=name, issuer=certificate.issuer, not_after=certificate.not_after)
+        log.info("acme.issued", name=name, issuer=certificate.issuer, until=api_time(certificate.not_after))
 
     async def _issued(self, name: str) -> Certificate:
         account = await self._account()
@@ -239,7 +239,7 @@ class Certifier:
             "acme.failed",
             names=list(noted),
             error=str(trouble),
-            next_at=max(tries.next_at for tries in noted.values()),
+            next_at=api_time(max(tries.next_at for tries in noted.values())),
             fix=_advice(self._wanted, trouble, names[0]),
         )
 

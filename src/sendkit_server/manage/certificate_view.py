@@ -69,10 +69,12 @@ def given_names(wanted: Wanted) -> list[str]:
 
 
 async def standings(store: Store, wanted: Wanted, now: Instant) -> list[Standing]:
-    """The file's certificate first, then the ordered ones. StoreUnavailable."""
+    """The file's certificate first, as long as somebody sees it, then the ordered ones. StoreUnavailable."""
     book = await kept.read(store)
-    ordered = [standing(wanted, book, name, now) for name in ordered_names(wanted, book.hosts)]
-    of_file = file_standing(wanted, now)
+    names = ordered_names(wanted, book.hosts)
+    ordered = [standing(wanted, book, name, now) for name in names]
+    replaced = not wanted.given and any(name in book.certificates for name in certifiable([wanted.hostname]))
+    of_file = None if replaced else file_standing(wanted, now)
     return ordered if of_file is None else [of_file, *ordered]
 
 

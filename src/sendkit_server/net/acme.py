@@ -314,7 +314,9 @@ def _told(function: Callable[..., T], *arguments: object) -> T:
     except errors.IssuanceError as error:
         raise _worded(error.error, None) from error
     except requests.RequestException as error:
-        raise AcmeTrouble(f"the authority cannot be reached: {_short(error)}", is_general=True) from error
+        # What the connection failed of lies inside.
+        cause = getattr(error.args[0] if error.args else None, "reason", None) or error
+        raise AcmeTrouble(f"the authority cannot be reached: {_short(cause)}", is_general=True) from error
     except (errors.Error, JoseError, AttributeError, KeyError, TypeError, ValueError) as error:
         text = f"the authority's answer is not one of ACME ({type(error).__name__}: {_short(error)})"
         raise AcmeTrouble(text, is_general=True) from error
