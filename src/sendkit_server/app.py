@@ -359,8 +359,9 @@ class App:
     async def _open_doors(self) -> None:
         if self.bound.https_bind or self.bound.smtp_bind or self.bound.smtps_bind or self.bound.inbound_bind:
             self._tls = self._server_tls()
-        if self.settings.acme_email is not None:
-            await self._prepare_certifier()
+        if self.settings.acme_email is not None and self._tls is not None:
+            await self._prepare_certifier(self._tls)
+        await self._open_challenges()
         if "http" in self.settings.roles:
             await self._open_http()
         self._open_smtp()
@@ -463,7 +464,7 @@ class App:
         now = datetime.datetime.now(datetime.UTC)
         return ServerTls(*local_certificate(self.data_dir / "tls", settings.hostname, now), main)
 
-    async def _prepare_certifier(self) -> None:
+    async def _prepare_certifier(self, tls: ServerTls) -> None:
         """What orders our certificates; those that are there are shown from the first connection on."""
         # The library beneath takes a third of a second to load, which only those wait for who use it.
         from sendkit_server.manage.acme import Certifier
@@ -472,12 +473,14 @@ class App:
         settings = self.settings
         authority = Authority(settings.acme_directory, Path(settings.ca_file) if settings.ca_file else None)
         wanted = certificates_wanted(settings)
-        self._certifier = Certifier(self.store, wanted, authority, self._tls, self.data_dir, self._now)
+        self._certifier = Certifier(self.store, wanted, authority, tls, self.data_dir, self._now)
         await self._certifier.show()
-        if self._sockets["acme_http_bind"]:
-            self._challenges = HttpServer(ChallengeDoor(self.store), f"{self.public_url}/docs")
-            for sock in self._sockets["acme_http_bind"]:
-                await self._challenges.listen(sock)
+
+    async def _open_challenges(self) -> None:
+        for sock in self._sockets["acme_http_bind"]:
+            if self._challenges is None:
+                self._challenges = HttpServer(ChallengeDoor(self.store), f"{self.public_url}/docs")
+            await self._challenges.listen(sock)
 
     def _tls_context(self) -> ssl.SSLContext:
         assert self._tls is not None

@@ -19,13 +19,14 @@ from sqlalchemy import select, update
 from sendkit_server.api.acme import ChallengeDoor
 from sendkit_server.api.server import HttpServer
 from sendkit_server.manage import acme as ordering
+from sendkit_server.manage import certificate_book as kept
 from sendkit_server.manage import certificate_view as view
 from sendkit_server.manage.acme import Certifier
 from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.domains import DnsNames, add_domain
 from sendkit_server.manage.keys import ManageError
-from sendkit_server.model.certificate import HTTP_01, TLS_ALPN_01
+from sendkit_server.model.certificate import HTTP_01, TLS_ALPN_01, Challenge
 from sendkit_server.net.acme import Authority
 from sendkit_server.net.listen import listen
 from sendkit_server.net.tls_server import ServerTls
@@ -221,7 +222,7 @@ async def test_what_is_wrong_with_the_account_or_the_authority_is_asked_once_for
     wanted = wanting(acme, public_host="app.sender.test", web=True)
     node = await make_node(store, wanted)
     acme.look_at(http=node.port)
-    acme.refusing = AcmeRefusal(429, "rateLimited", "too many orders")
+    acme.refusing = AcmeRefusal(503, "serverInternal", "down for the day")
     await node.certifier._round()
     await node.certifier._round()
     assert acme.tried == 1 and len(node.certifier.warnings()) == 2
@@ -274,3 +275,32 @@ async def test_the_operators_file_is_warned_of_in_time_and_names_that_it_has_are
         warned(datetime(2031, 2, 16, tzinfo=UTC)) == "The certificate of *.sender.test ends on 2031-03-01 00:00:00 UTC."
     )
     assert "has ended on" in (warned(datetime(2031, 3, 2, tzinfo=UTC)) or "")
+
+
+async def test_after_a_limit_the_other_names_are_asked_for_one_by_one(
+    store: Store, make_node: MakeNode, acme: AcmeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await make_node(store, wanting(acme, public_host="app.sender.test", web=True))
+    acme.look_at(http=node.port)
+    acme.refusing = AcmeRefusal(429, "rateLimited", "too many for this name", "86400")
+    began = node.certifier._clock()
+    next_at = await node.certifier._round()
+    assert acme.tried == 1 and next_at - began >= ordering.CALM_MS
+    acme.refusing = None
+    await node.certifier._round()
+    assert acme.tried == 1
+    monkeypatch.setattr(node.certifier, "_clock", lambda: began + 2 * ordering.CALM_MS)
+    await node.certifier._round()
+    assert acme.issued == ["app.sender.test"]
+
+
+async def test_an_answer_that_a_killed_node_left_behind_is_shown_for_a_quarter_of_an_hour_only(
+    store: Store, make_node: MakeNode, acme: AcmeSink
+) -> None:
+    node = await make_node(store, wanting(acme, TLS_ALPN_01))
+    challenge = Challenge(TLS_ALPN_01, HOST, "t" * 32, "t.thumbprint")
+    now = node.certifier._clock()
+    for age, shown in ((14, [challenge]), (16, [])):
+        await kept.keep(store, [(kept.CHALLENGE, challenge.token, challenge)], now - age * 60_000)
+        await node.certifier.show()
+        assert node.certifier._challenged == shown

@@ -30,7 +30,7 @@ from sendkit_server.model.certificate import (
     due_at,
     failed,
 )
-from sendkit_server.model.instant import DAY_MS, HOUR_MS, MINUTE_MS, Instant, api_time
+from sendkit_server.model.instant import DAY_MS, MINUTE_MS, Instant, api_time
 from sendkit_server.model.mail import Warning_
 from sendkit_server.net.acme import AcmeTrouble, Authority, challenge_certificate, new_key
 from sendkit_server.net.tls_server import CertificateError, ServerTls, challenge_context_of, context_of_pem
@@ -43,24 +43,26 @@ LOOK_AMONG_OTHERS_S = 10.0
 SHORTEST_LOOK_S = 1.0
 # A challenge by TLS is answered from memory: before the authority may come, every node has looked.
 OTHERS_KNOW_S = LOOK_AMONG_OTHERS_S + 2.0
+RATE_LIMITED = "rateLimited"
 AFTER_FAULT_S = 3_600.0
+CALM_MS = MINUTE_MS  # between names, once an authority has named a limit: which names it counts is not told
 LEASE_MS = 10 * MINUTE_MS
-STALE_CHALLENGE_MS = HOUR_MS
+STALE_CHALLENGE_MS = 15 * MINUTE_MS  # no order takes so long
 KEPT_AFTER_END_MS = 30 * DAY_MS
 
 log = structlog.get_logger("acme")
 
 
 class Certifier:
-    """The ordered certificates of a running server. tls: its listeners' (None: it has none with TLS).  directory: where a
-    key may stand in a file for the moment that loading takes."""
+    """The ordered certificates of a running server. tls: its listeners'.  directory: where a key may stand in a file for
+    the moment that loading takes."""
 
     def __init__(
         self,
         store: Store,
         wanted: Wanted,
         authority: Authority,
-        tls: ServerTls | None,
+        tls: ServerTls,
         directory: Path,
         clock: Callable[[], Instant],
     ) -> None:
@@ -73,6 +75,7 @@ class Certifier:
         self._alone = store.engine.exclusive
         self._shown: dict[str, tuple[Certificate, ssl.SSLContext]] = {}
         self._challenged: list[Challenge] = []
+        self._calm_until: Instant = 0
         self._warnings: list[Warning_] = []
         self._asked = asyncio.Event()
         store.on_forget.append(self._asked.set)
@@ -83,9 +86,9 @@ class Certifier:
         now = self._clock()
         standings = [standing(self._wanted, book, name, now) for name in ordered_names(self._wanted, book.hosts)]
         self._warnings = [warning for one in standings if (warning := warning_of(one)) is not None]
-        if self._tls is not None:
-            self._show_certificates(self._tls, book)
-            self._show_challenges(self._tls, [one for one in book.challenges if one.kind == TLS_ALPN_01])
+        self._show_certificates(book)
+        # One that was left behind by a node that was killed is not shown for ever.
+        self._show_challenges([one for at, one in book.challenges if at > now - STALE_CHALLENGE_MS])
         return book
 
     def warnings(self) -> list[Warning_]:
@@ -116,24 +119,29 @@ class Certifier:
 
     async def _round(self) -> Instant:
         """Orders what is due; when something will be next."""
-        due = self._due(await self.show())
-        if not due or due[0][0] > self._clock():
-            return due[0][0] if due else self._clock() + DAY_MS
+        first = self._next(await self.show())
+        if first > self._clock():
+            return first
         if not await self._lead():
             return self._clock() + DAY_MS  # whoever leads orders it
         try:
             await self._order_all()
         finally:
             await self._step_down()
-        return self._due(await self.show())[0][0]
+        return self._next(await self.show())
+
+    def _next(self, book: Book) -> Instant:
+        due = self._due(book)
+        return due[0][0] if due else self._clock() + DAY_MS
 
     def _due(self, book: Book) -> list[tuple[Instant, str]]:
         """When each name's certificate is to be ordered, the first first; of those that are due at once our own name."""
-        wanted = self._wanted
-        due = [
-            (due_at(book.certificates.get(name), book.tries.get(name), wanted.setup, wanted.directory), name)
-            for name in ordered_names(wanted, book.hosts)
-        ]
+        wanted, due = self._wanted, []
+        for name in ordered_names(wanted, book.hosts):
+            tries = book.tries.get(name)
+            at = due_at(book.certificates.get(name), tries, wanted.setup, wanted.directory)
+            is_wanted_now = tries is not None and tries.wanted_now
+            due.append((at if is_wanted_now else max(at, self._calm_until), name))
         return sorted(due, key=lambda one: one[0])
 
     async def _lead(self) -> bool:
@@ -157,7 +165,7 @@ class Certifier:
         return str(self._store.owner).encode()
 
     async def _order_all(self) -> None:
-        """Orders all that is due. What would be the same for each name ends it for all."""
+        """Orders all that is due. What would be the same for each name ends it for all; a limit ends it for now."""
         book = await self.show()  # another node may just have ordered
         await self._tidy(book)
         due = [name for at, name in self._due(book) if at <= self._clock()]
@@ -167,7 +175,9 @@ class Certifier:
             except AcmeTrouble as trouble:
                 hit = due[due.index(name) :] if trouble.is_general else [name]
                 await self._note_failure(hit, trouble)
-                if trouble.is_general:
+                if trouble.code == RATE_LIMITED:
+                    self._calm_until = self._clock() + CALM_MS
+                if trouble.is_general or trouble.code == RATE_LIMITED:
                     return
 
     async def _order(self, name: str) -> None:
@@ -204,9 +214,7 @@ class Certifier:
         wanted = self._wanted
         account = (await kept.read(self._store)).accounts.get(wanted.directory)
         if account is None or account.email != wanted.email:
-            account = Account(new_key(), wanted.email)
-        if not account.uri:
-            account = await self._authority.registered(account)
+            account = await self._authority.registered(Account(new_key(), wanted.email))
             await kept.keep(self._store, [(kept.ACCOUNT, wanted.directory, account)], self._clock())
             log.info("acme.registered", directory=wanted.directory, account=account.uri)
         return account
@@ -214,15 +222,12 @@ class Certifier:
     async def _answer(self, challenges: Sequence[Challenge]) -> None:
         """Puts the answers where the authority will look, whichever node it comes to."""
         await kept.keep(self._store, [(kept.CHALLENGE, one.token, one) for one in challenges], self._clock())
-        by_tls = [one for one in challenges if one.kind == TLS_ALPN_01]
-        if by_tls and self._tls is not None:
-            self._show_challenges(self._tls, by_tls)
-        if by_tls and not self._alone:
+        self._show_challenges(challenges)
+        if self._wanted.challenge == TLS_ALPN_01 and not self._alone:
             await asyncio.sleep(OTHERS_KNOW_S)
 
     async def _withdraw(self, challenges: Sequence[Challenge]) -> None:
-        if self._tls is not None:
-            self._show_challenges(self._tls, [])
+        self._show_challenges([])
         # What stays because the database is away answers a question that nobody will ask, and is tidied up later.
         with contextlib.suppress(StoreError):
             await kept.remove(self._store, kept.CHALLENGE, [one.token for one in challenges])
@@ -254,7 +259,7 @@ class Certifier:
             await kept.remove(self._store, kept.CERTIFICATE, gone)
             await kept.remove(self._store, kept.TRIES, gone)
 
-    def _show_certificates(self, tls: ServerTls, book: Book) -> None:
+    def _show_certificates(self, book: Book) -> None:
         given = given_names(self._wanted)
         chosen = {name: one for name, one in book.certificates.items() if not covers(given, name)}
         shown = {name: pair for name, pair in self._shown.items() if chosen.get(name) == pair[0]}
@@ -267,20 +272,22 @@ class Certifier:
         if shown.keys() != self._shown.keys() or any(shown[name] != self._shown[name] for name in shown):
             log.info("tls.certificates", names=sorted(shown))
         self._shown = shown
-        tls.show({name: context for name, (_, context) in shown.items()})
+        self._tls.show({name: context for name, (_, context) in shown.items()})
 
-    def _show_challenges(self, tls: ServerTls, challenges: list[Challenge]) -> None:
-        if challenges == self._challenged:
-            return
-        self._challenged = challenges
-        tls.challenge(
-            {one.name: challenge_context_of(challenge_certificate(one), self._directory) for one in challenges}
-        )
+    def _show_challenges(self, challenges: Sequence[Challenge]) -> None:
+        by_tls = [one for one in challenges if one.kind == TLS_ALPN_01]
+        if by_tls != self._challenged:
+            self._challenged = by_tls
+            self._tls.challenge(
+                {one.name: challenge_context_of(challenge_certificate(one), self._directory) for one in by_tls}
+            )
 
 
 def _advice(wanted: Wanted, trouble: AcmeTrouble, name: str) -> str:
     """What an operator can do about a failed order."""
     again = "then `sendkit certificates renew` tries at once."
+    if trouble.code == RATE_LIMITED:
+        return f"{wanted.directory} limits orders, and more of them would not help: it is tried again by itself."
     if trouble.is_general:
         return f"It is about {wanted.directory} or our account there, not about a name: do as the error says, {again}"
     if wanted.challenge == TLS_ALPN_01:

@@ -31,12 +31,13 @@ log = structlog.get_logger("acme")
 
 
 class Book(msgspec.Struct, frozen=True):
-    """All that is kept. accounts: by the authority's directory.  certificates, tries: by name.  hosts: of tracking links."""
+    """All that is kept. accounts: by the authority's directory.  certificates, tries: by name.  challenges: with when each
+    was written.  hosts: of tracking links."""
 
     accounts: dict[str, Account]
     certificates: dict[str, Certificate]
     tries: dict[str, Tries]
-    challenges: list[Challenge]
+    challenges: list[tuple[Instant, Challenge]]
     hosts: list[str]
 
 
@@ -47,14 +48,21 @@ async def read(store: Store) -> Book:
         return queries.list_values(connection), queries.tracking_hosts(connection)
 
     rows, hosts = await store.read(both)
-    opened: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+    book = Book({}, {}, {}, [], hosts)
     for row in rows:
         value = None if row.kind not in KINDS else _open(store, row.kind, bytes(row.value))
-        if value is None:
-            log.warning("acme.value_unreadable", kind=row.kind, name=row.name)
-        else:
-            opened[row.kind][row.name] = value
-    return Book(opened[ACCOUNT], opened[CERTIFICATE], opened[TRIES], list(opened[CHALLENGE].values()), hosts)
+        match value:
+            case Account():
+                book.accounts[row.name] = value
+            case Certificate():
+                book.certificates[row.name] = value
+            case Tries():
+                book.tries[row.name] = value
+            case Challenge():
+                book.challenges.append((row.updated_at, value))
+            case _:
+                log.warning("acme.value_unreadable", kind=row.kind, name=row.name)
+    return book
 
 
 async def keep(store: Store, values: Iterable[tuple[str, str, msgspec.Struct]], now: Instant) -> None:

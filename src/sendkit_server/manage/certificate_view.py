@@ -154,8 +154,8 @@ def warning_of(one: Standing) -> Warning_ | None:
     if one.source == "file":
         fix = "Put a new one in the files of SENDKIT_TLS_CERT and SENDKIT_TLS_KEY; they are loaded when they change."
     else:
-        fix = f"The last order failed: {one.error}. " if one.error else ""
-        fix += "Mend that, then run `sendkit certificates renew`."
+        why = f"The last order failed: {one.error}. Mend that, then run" if one.error else "No order was tried: run"
+        fix = f"{why} `sendkit certificates renew`, and `sendkit certificates` to see what comes of it."
     if one.status == "missing":
         return Warning_("certificate_missing", f"There is no certificate for {one.name} yet.", fix)
     verb = "has ended on" if one.status == "expired" else "ends on"

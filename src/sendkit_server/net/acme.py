@@ -36,7 +36,6 @@ REQUEST_S = 30.0
 ORDER_S = 120.0  # from the answers to the certificate
 POLL_S = 0.3
 LONGEST_POLL_S = 5.0
-FETCH_S = 1.5
 NONCE_TRIES = 5
 MOST_CHARACTERS = 500  # of what an authority says
 LONGEST_WAIT_S = 7 * 86_400.0  # whatever an authority says
@@ -49,7 +48,6 @@ GENERAL_CODES = frozenset(
         "badNonce",
         "externalAccountRequired",
         "invalidContact",
-        "rateLimited",
         "serverInternal",
         "unsupportedContact",
         "userActionRequired",
@@ -137,8 +135,8 @@ class Authority:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def registered(self, account: Account) -> Account:
-        """The account with its URI, made at the authority when it is new. AcmeTrouble."""
-        return account if account.uri else await self._call(self._register, account)
+        """The account with its URI, made at the authority if its key is new there. AcmeTrouble."""
+        return await self._call(self._register, account)
 
     async def order(self, account: Account, name: str, key: str, kind: str) -> Order:
         """Asks for a certificate for a DNS name. key: the certificate's, PEM.  kind: of the challenge. AcmeTrouble."""
@@ -226,10 +224,13 @@ class Order:
 
     async def _issued(self) -> str:
         await self._call(self._talk.begin, self._placed)
-        chain: str | None = None
-        while chain is None:
-            chain = await self._call(self._talk.fetch, self._placed)
-        return chain
+        wait_s = POLL_S
+        while True:
+            chain: str | None = await self._call(self._talk.fetch, self._placed)
+            if chain is not None:
+                return chain
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 1.5, LONGEST_POLL_S)
 
 
 class _Talk:
@@ -239,8 +240,9 @@ class _Talk:
         private = serialization.load_pem_private_key(account.key.encode(), None)
         self.key = JWKEC(key=private)
         known = messages.RegistrationResource(body=messages.Registration(), uri=account.uri) if account.uri else None
-        net = _Network(self.key, known, ca_file)
-        self.client = client.ClientV2(client.ClientV2.get_directory(directory_url, net), net)
+        self._net = _Network(self.key, known, ca_file)
+        directory = client.ClientV2.get_directory(directory_url, self._net)
+        self.client = client.ClientV2(directory, self._net)
 
     def begin(self, placed: messages.OrderResource) -> None:
         """Hands in the certificate's key."""
@@ -252,12 +254,19 @@ class _Talk:
 
     def fetch(self, placed: messages.OrderResource) -> str | None:
         """The chain, or None while it is being made."""
-        # The library sleeps for a second, asks, and would go on until then: the thread is not to be held for longer.
-        try:
-            done = self.client.poll_finalization(placed, datetime.now() + timedelta(seconds=FETCH_S))
-        except errors.TimeoutError:
+        # The library's own way sleeps in between, and would hold the thread.
+        order = messages.Order.from_json(self._read(placed.uri).json())
+        if order.status == messages.STATUS_INVALID:
+            raise _worded(order.error, None) if order.error else AcmeTrouble("the authority has given the order up")
+        if order.status == messages.STATUS_READY:
+            self.begin(placed)
+        if order.status != messages.STATUS_VALID or order.certificate is None:
             return None
-        return str(done.fullchain_pem)
+        return str(self._read(order.certificate).text)
+
+    def _read(self, url: str) -> requests.Response:
+        """POST-as-GET (RFC 8555 6.3)."""
+        return self._net.post(url, None, new_nonce_url=self.client.directory["newNonce"])
 
 
 class _Network(client.ClientNetwork):
@@ -311,9 +320,7 @@ def _told(function: Callable[..., T], *arguments: object) -> T:
         raise
     except messages.Error as error:
         raise _worded(error, None) from error
-    except errors.IssuanceError as error:
-        raise _worded(error.error, None) from error
-    except requests.RequestException as error:
+    except OSError as error:  # whatever `requests` raises is one, too
         # What the connection failed of lies inside.
         cause = getattr(error.args[0] if error.args else None, "reason", None) or error
         raise AcmeTrouble(f"the authority cannot be reached: {_short(cause)}", is_general=True) from error
