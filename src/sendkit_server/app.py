@@ -21,19 +21,29 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 
 from sendkit_server.accept import Acceptor, AcceptSettings
 from sendkit_server.accept.limits import Limits
+from sendkit_server.api.acme import ChallengeDoor
 from sendkit_server.api.control import ControlDoor
 from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.server import HttpServer
 from sendkit_server.api.service import Service
 from sendkit_server.compose.signing import Signers
-from sendkit_server.config import PREFIX, Address, ConfigError, Settings, limits_of, routing_of
+from sendkit_server.config import (
+    PREFIX,
+    Address,
+    ConfigError,
+    Settings,
+    acme_challenge_of,
+    limits_of,
+    routing_of,
+)
 from sendkit_server.dashboard.door import Pages
 from sendkit_server.deliver.deliverer import Deliverer
 from sendkit_server.deliver.mta_sts import PolicyWeb, StsPolicies
@@ -45,18 +55,20 @@ from sendkit_server.deliver.tls_counts import TlsCounts
 from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.events.refusals import RefusalLog
-from sendkit_server.manage import commands, installation, people
+from sendkit_server.manage import certificate_view, commands, installation, people
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model import refusal
+from sendkit_server.model.certificate import certifiable
 from sendkit_server.model.clock import SteadyClock
 from sendkit_server.model.finding import FindingStatus
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.mail import ApiKey, Message, Priority
+from sendkit_server.model.mail import ApiKey, Message, Priority, Warning_
 from sendkit_server.model.outcome import Attempt, Result
 from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.net.dnssec import Dnssec, trusted_servers
@@ -81,6 +93,9 @@ from sendkit_server.store.usage import Usage
 from sendkit_server.store.values import Job
 from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch
 from sendkit_server.wire import return_path
+
+if TYPE_CHECKING:
+    from sendkit_server.manage.acme import Certifier
 
 SIGNING_THREADS = 2
 DEV_SMTP_BIND = Address("127.0.0.1", 1025)
@@ -149,6 +164,7 @@ class Bound(msgspec.Struct, frozen=True):
     smtps_bind: list[Address] = []
     dev_smtp_bind: list[Address] = []
     inbound_bind: list[Address] = []
+    acme_http_bind: list[Address] = []
 
 
 class App:
@@ -166,6 +182,8 @@ class App:
         self._draining = False
         self._deafen: Callable[[], None] | None = None
         self._tls: ServerTls | None = None
+        self._certifier: Certifier | None = None
+        self._challenges: HttpServer | None = None
         self.dev_secret: str | None = None
         self.public_url: str = settings.public_url
         self.setup_url: str | None = None
@@ -196,6 +214,8 @@ class App:
             self._spawn(self._sts.run(), "policies")
             self._spawn(self._tls_counts.run(), "tls counts")
             self._spawn(self._doctor_watch.run(), "doctor")
+        if self._certifier is not None:
+            self._spawn(self._certifier.run(), "certificates")
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._usage.run(), "usage")
         self._spawn(self._membership.run(), "membership")
@@ -237,6 +257,7 @@ class App:
             ("smtps_bind", settings.smtps_bind if smtp else ()),
             ("dev_smtp_bind", dev_smtp if smtp else ()),
             ("inbound_bind", settings.inbound_bind if "inbound" in settings.roles else ()),
+            ("acme_http_bind", settings.acme_http_bind if settings.acme_email else ()),
         ):
             variable = PREFIX + name.upper()
             self._sockets[name] = [listen(bind.host, bind.port, variable, next_free=self.dev) for bind in binds]
@@ -368,6 +389,9 @@ class App:
         if self.bound.https_bind or self.bound.smtp_bind or self.bound.smtps_bind or self.bound.inbound_bind:
             self._tls = self._server_tls()
         self.refusals = RefusalLog(self.store, self.metrics, self._now, Entropy().take, address_group)
+        if self.settings.acme_email is not None and self._tls is not None:
+            await self._prepare_certifier(self._tls)
+        await self._open_challenges()
         if "http" in self.settings.roles:
             await self._open_http()
         self._open_smtp()
@@ -459,7 +483,14 @@ class App:
         """Opens the port that `sendkit` commands talk to, and tells them where it is."""
         token = secrets.token_urlsafe(32)
         context = Context(
-            self.store, self.doctor, self._now, os.urandom, self.deliverer.ways, self._count_inbound, self.public_url
+            self.store,
+            self.doctor,
+            self._now,
+            os.urandom,
+            self.deliverer.ways,
+            self._count_inbound,
+            self.public_url,
+            certificates_wanted(self.settings),
         )
         sock = listen("127.0.0.1", 0, "control")
         self._control = HttpServer(ControlDoor(context, token), "")
@@ -473,8 +504,27 @@ class App:
         settings = self.settings
         if settings.tls_cert is not None:
             return ServerTls(Path(settings.tls_cert), Path(settings.tls_key))
+        main = next(iter(certifiable([settings.hostname])), None)
         now = datetime.datetime.now(datetime.UTC)
-        return ServerTls(*local_certificate(self.data_dir / "tls", settings.hostname, now))
+        return ServerTls(*local_certificate(self.data_dir / "tls", settings.hostname, now), main)
+
+    async def _prepare_certifier(self, tls: ServerTls) -> None:
+        """What orders our certificates; those that are there are shown from the first connection on."""
+        # The library beneath takes a third of a second to load, which only those wait for who use it.
+        from sendkit_server.manage.acme import Certifier
+        from sendkit_server.net.acme import Authority
+
+        settings = self.settings
+        authority = Authority(settings.acme_directory, Path(settings.ca_file) if settings.ca_file else None)
+        wanted = certificates_wanted(settings)
+        self._certifier = Certifier(self.store, wanted, authority, tls, self.data_dir, self._now)
+        await self._certifier.show()
+
+    async def _open_challenges(self) -> None:
+        for sock in self._sockets["acme_http_bind"]:
+            if self._challenges is None:
+                self._challenges = HttpServer(ChallengeDoor(self.store), f"{self.public_url}/docs")
+            await self._challenges.listen(sock)
 
     def _tls_context(self) -> ssl.SSLContext:
         assert self._tls is not None
@@ -498,7 +548,14 @@ class App:
         found = [PORT_25_BLOCKED] if self._port_25.blocked else []
         found += self._watch.warnings()
         found += self._doctor_watch.warnings()
+        found += self._certificate_warnings()
         return [{"name": one.name, "message": one.message, "fix": one.fix} for one in found]
+
+    def _certificate_warnings(self) -> list[Warning_]:
+        given = certificate_view.file_standing(certificates_wanted(self.settings), self._now())
+        of_file = None if given is None or given.source == "local" else certificate_view.warning_of(given)
+        ordered = [] if self._certifier is None else self._certifier.warnings()
+        return ordered if of_file is None else [of_file, *ordered]
 
     def _count_attempt(self, job: Job, attempt: Attempt) -> None:
         for outcome in attempt.outcomes:
@@ -558,6 +615,8 @@ class App:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._sts.close()
+        if self._certifier is not None:
+            self._certifier.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._tls_counts.flush()
@@ -581,7 +640,7 @@ class App:
         await asyncio.to_thread(self.store.close)
 
     def _http_servers(self) -> list[HttpServer]:
-        servers = [self._control]
+        servers = [self._control] if self._challenges is None else [self._control, self._challenges]
         return [*servers, self._http] if "http" in self.settings.roles else servers
 
 
@@ -667,6 +726,21 @@ def _public_addresses(settings: Settings, routes: Sequence[Route]) -> tuple[str,
     found = dict.fromkeys([*source_addresses(), *named_sources(routes)])
     detected = tuple(address for address in found if ipaddress.ip_address(address).is_global)
     return settings.send_addresses or detected
+
+
+def certificates_wanted(settings: Settings) -> Wanted:
+    """Which certificates our listeners should have. Where a proxy stands in front of the pages, theirs are its affair."""
+    given = settings.tls_cert is not None
+    return Wanted(
+        hostname=settings.hostname,
+        public_host=urlsplit(settings.public_url).hostname,
+        web=bool(settings.https_bind) or not settings.behind_proxy,
+        email=settings.acme_email or "",
+        directory=settings.acme_directory,
+        challenge=acme_challenge_of(settings),
+        cert=Path(settings.tls_cert) if given else settings.data_dir / "tls" / "cert.pem",
+        given=given,
+    )
 
 
 def _address_of(sock: Any) -> Address:

@@ -21,6 +21,7 @@ from sendkit_server.accept.limits import LimitSettings
 from sendkit_server.deliver.pace import Limits
 from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.routing import Routing, parse_routing
+from sendkit_server.model.certificate import HTTP_01, TLS_ALPN_01, certifiable
 from sendkit_server.net.dnssec import trusted_servers
 
 T = TypeVar("T")
@@ -291,7 +292,29 @@ SETTINGS: tuple[Setting[Any], ...] = (
     Setting("smtp_idle", parse_duration_ms, "5m", "an SMTP client that says nothing is told to go"),
     Setting("tls_cert", parse_optional, "none", "PEM chain; none: a leaf of the local CA <data>/tls/ca.pem"),
     Setting("tls_key", parse_optional, "none", "PEM private key of tls_cert"),
-    Setting("ca_file", parse_optional, "none", "further trust roots for delivery"),
+    Setting(
+        "acme_email",
+        parse_optional,
+        "none",
+        "orders certificates for this server's names and renews them; the address is for the authority, whose terms this accepts",
+    ),
+    Setting(
+        "acme_directory",
+        parse_url,
+        "https://acme-v02.api.letsencrypt.org/directory",
+        "the authority that certificates are ordered from",
+    ),
+    Setting(
+        "acme_challenge",
+        one_of("auto", "http-01", "tls-alpn-01"),
+        "auto",
+        "how names are proved: http-01 (port 80 leads to http_bind or acme_http_bind), tls-alpn-01 (443 leads to https_bind); "
+        "auto: by TLS when https_bind is on port 443 and acme_http_bind is none",
+    ),
+    Setting(
+        "acme_http_bind", parse_binds, "none", "plain HTTP for http-01 alone, such as 0.0.0.0:80; answers nothing else"
+    ),
+    Setting("ca_file", parse_optional, "none", "further trust roots for delivery and for acme_directory"),
     Setting("hostname", parse_text, _machine_name, "EHLO, greeting, fallback return path, MX target of records"),
     Setting("send_addresses", parse_addresses, "none", "source addresses for SPF records; none: detected"),
     Setting("public_url", parse_url, "http://127.0.0.1:8080", "the only base of links that leave in mails and replies"),
@@ -525,11 +548,33 @@ def _check_together(settings: Settings) -> None:
     _ = routing_of(settings)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise ConfigError("tls_cert and tls_key are given together or not at all")
+    if settings.acme_email is not None:
+        _check_acme(settings)
     if settings.database_url is not None and settings.secret_key is None:
         raise ConfigError(
             "SENDKIT_DATABASE_URL needs SENDKIT_SECRET_KEY: all nodes of one database seal with the same key, so none may "
             "make its own. Take the one in <data>/secret-key, or make one with `openssl rand -base64 48`"
         )
+
+
+def _check_acme(settings: Settings) -> None:
+    if re.fullmatch(r"[^\s@,]+@[^\s@,]+", settings.acme_email) is None:
+        raise ConfigError(f"acme_email {settings.acme_email!r}: give one address, such as postmaster@example.com")
+    if settings.tls_cert is None and not certifiable([settings.hostname]):
+        raise ConfigError(
+            f"acme_email is set, but no authority certifies the hostname {settings.hostname!r}: set SENDKIT_HOSTNAME to this "
+            "server's name in DNS, such as mail.example.com"
+        )
+    if not settings.acme_directory.startswith("https://"):
+        raise ConfigError(f"acme_directory {settings.acme_directory}: an authority is spoken to over https:// only")
+
+
+def acme_challenge_of(settings: Settings) -> str:
+    """`http-01` or `tls-alpn-01`."""
+    if settings.acme_challenge != "auto":
+        return str(settings.acme_challenge)
+    by_tls = not settings.acme_http_bind and any(address.port == 443 for address in settings.https_bind)
+    return TLS_ALPN_01 if by_tls else HTTP_01
 
 
 def routing_of(settings: Settings) -> Routing:

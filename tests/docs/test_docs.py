@@ -43,7 +43,7 @@ def test_every_command_that_is_named_exists() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     named = set(
         re.findall(
-            r"(?<![\w/.])sendkit ((?:keys|domains|suppressions|queue) [a-z]+|serve|tls|routes|audit|doctor|reports|inbound|inbox|queue|config|nodes|backup|restore|export|migrate)\b",
+            r"(?<![\w/.])sendkit ((?:keys|domains|suppressions|queue|certificates) [a-z]+|serve|tls|routes|audit|doctor|reports|inbound|inbox|queue|config|nodes|backup|restore|export|migrate)\b",
             text,
         )
     )

@@ -10,6 +10,7 @@ from sendkit_server.config import (
     NOT_BUILT,
     Address,
     ConfigError,
+    acme_challenge_of,
     load,
     parse_binds,
     parse_duration_ms,
@@ -62,6 +63,17 @@ def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
         ({"SENDKIT_DKIM": "ed25519"}, "rsa,ed25519"),
         ({"SENDKIT_DATABASE_URL": "postgresql://x"}, "needs SENDKIT_SECRET_KEY"),
         ({"SENDKIT_DATABASE_URL": "mysql://x"}, "give postgresql:"),
+        ({"SENDKIT_ACME_EMAIL": "ops", "SENDKIT_HOSTNAME": "mail.example.com"}, "give one address"),
+        ({"SENDKIT_ACME_EMAIL": "ops@example.com", "SENDKIT_HOSTNAME": "localhost"}, "set SENDKIT_HOSTNAME to"),
+        (
+            {
+                "SENDKIT_ACME_EMAIL": "ops@example.com",
+                "SENDKIT_HOSTNAME": "mail.example.com",
+                "SENDKIT_ACME_DIRECTORY": "http://ca.test/dir",
+            },
+            "over https://",
+        ),
+        ({"SENDKIT_ACME_CHALLENGE": "dns-01"}, "auto, http-01, tls-alpn-01"),
         ({"SENDKIT_CONFIG": "nowhere.toml"}, "nowhere.toml, which does not exist"),
     ],
 )
@@ -98,3 +110,18 @@ def test_binds_durations_and_sizes() -> None:
         and Address("127.9.9.9", 1).is_loopback
         and not Address("10.0.0.1", 1).is_loopback
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "challenge"),
+    [
+        ({}, "http-01"),
+        ({"SENDKIT_HTTPS_BIND": "0.0.0.0:443"}, "tls-alpn-01"),
+        ({"SENDKIT_HTTPS_BIND": "0.0.0.0:443", "SENDKIT_ACME_HTTP_BIND": "0.0.0.0:80"}, "http-01"),
+        ({"SENDKIT_HTTPS_BIND": "127.0.0.1:8443"}, "http-01"),
+        ({"SENDKIT_HTTPS_BIND": "0.0.0.0:443", "SENDKIT_ACME_CHALLENGE": "http-01"}, "http-01"),
+        ({"SENDKIT_ACME_CHALLENGE": "tls-alpn-01"}, "tls-alpn-01"),
+    ],
+)
+def test_names_are_proved_by_tls_where_port_443_is_ours(environment: dict[str, str], challenge: str) -> None:
+    assert acme_challenge_of(load(environment)) == challenge

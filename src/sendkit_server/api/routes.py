@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from sendkit_server.api import about, api_keys, audit, domains, emails, health, logs, schema, suppressions
+from sendkit_server.api import about, acme, api_keys, audit, domains, emails, health, logs, schema, suppressions
 from sendkit_server.api.http import Request, Response
 from sendkit_server.api.service import Service
 from sendkit_server.model.refusal import Refusal
@@ -197,6 +197,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/metrics", None, health.metrics, "Prometheus metrics"),
     Route("GET", "/openapi.json", None, about.openapi, "This description", dict),
     Route("GET", "/docs", None, about.docs, "A page about the API"),
+    Route(
+        "GET",
+        "/.well-known/acme-challenge/{token}",
+        None,
+        acme.challenge,
+        "What a certificate authority asks for, while an order is open",
+    ),
     _later("POST", "/emails/bulk", "emails:send"),
     _later("POST", "/emails/batch", "emails:send"),
     _later("POST", "/emails/mime", "emails:send"),

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sendkit_server.app import now_ms, surroundings
+from sendkit_server.app import certificates_wanted, now_ms, surroundings
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import Settings, routing_of
 from sendkit_server.deliver.plan import Plans
@@ -65,6 +65,7 @@ async def _here(settings: Settings, store: Store, action: str, arguments: dict[s
             os.urandom,
             lambda: described(Plans(routing).ways, None, now_ms()),
             public_url=_public_url(settings),
+            certificates=certificates_wanted(settings),
         )
         return await commands.run(context, action, arguments)
     finally:

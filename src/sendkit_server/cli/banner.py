@@ -16,6 +16,7 @@ def banner(app: App) -> str:
         ("SMTP, TLS", app.bound.smtps_bind),
         ("SMTP, no TLS, everything captured", app.bound.dev_smtp_bind),
         ("Bounces and complaints", app.bound.inbound_bind),
+        ("Certificate challenges", app.bound.acme_http_bind),
     ):
         if addresses:
             lines.append(f"  {label + ':':<36}{', '.join(str(address) for address in addresses)}")

@@ -16,6 +16,7 @@ import click
 from sendkit_server.cli.archive import CARRYING
 from sendkit_server.cli.audit import audit
 from sendkit_server.cli.banner import banner
+from sendkit_server.cli.certificates import certificates
 from sendkit_server.cli.doctor import doctor
 from sendkit_server.cli.domains import domains
 from sendkit_server.cli.inbound import inbound
@@ -49,6 +50,7 @@ for _command in CARRYING:
 cli.add_command(doctor)
 cli.add_command(domains)
 cli.add_command(audit)
+cli.add_command(certificates)
 cli.add_command(inbound)
 cli.add_command(logs)
 cli.add_command(queue)
@@ -101,8 +103,8 @@ def serve(dev: bool, roles: str | None) -> None:
 
 
 def _leave_hanging_threads() -> None:
-    """All is done; a thread that waits for a database which hangs would keep the process all the same."""
-    readers = [thread for thread in threading.enumerate() if thread.name.startswith("store-reader")]
+    """All is done; a thread that waits for a database or an authority which hangs would keep the process all the same."""
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith(("store-reader", "acme"))]
     for thread in readers:
         thread.join(timeout=0.5)
     if any(thread.is_alive() for thread in readers):

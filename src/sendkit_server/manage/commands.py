@@ -15,6 +15,7 @@ from sendkit_server.events.refusals import NOBODY
 from sendkit_server.events.reports import Reports
 from sendkit_server.manage import (
     audit,
+    certificate_view,
     domains,
     inbox,
     keys,
@@ -310,6 +311,17 @@ async def _show_tls(context: Context, team_id: int, arguments: Mapping[str, Any]
     }
 
 
+async def _list_certificates(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    """Of the whole server, as they are no team's."""
+    found = await certificate_view.standings(context.store, context.certificates, context.clock())
+    return {"data": [certificate_view.worded(one) for one in found]}
+
+
+async def _renew_certificates(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    names = await certificate_view.renew(context.store, context.certificates, arguments.get("name"), context.clock())
+    return {"names": names}
+
+
 async def _take_inbound(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """A mail that came back, whoever's it is: its return path says so."""
     inbound = inbound_of(context.store, context.clock, context.entropy, context.count_inbound)
@@ -348,5 +360,7 @@ ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]]
     "nodes.list": _list_nodes,
     "tls.show": _show_tls,
     "reports.list": look_out.list_reports,
+    "certificates.list": _list_certificates,
+    "certificates.renew": _renew_certificates,
     "inbound.take": _take_inbound,
 }

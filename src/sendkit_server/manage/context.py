@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.model.instant import Instant
@@ -18,7 +19,8 @@ Json = dict[str, Any]
 
 class Context(msgspec.Struct, frozen=True):
     """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  count_inbound: told what
-    became of a mail that came back.  public_url: where links lead."""
+    became of a mail that came back.  public_url: where links lead.  certificates: which ones our listeners
+    should have."""
 
     store: Store
     doctor: Doctor
@@ -27,6 +29,7 @@ class Context(msgspec.Struct, frozen=True):
     routes: Callable[[], list[Json]]
     count_inbound: Callable[[str], None] = lambda kind: None
     public_url: str = ""
+    certificates: Wanted = Wanted()
 
     @property
     def dns_names(self) -> DnsNames:

@@ -1,4 +1,4 @@
-"""Sealing of secrets at rest: DKIM private keys now, webhook secrets later.
+"""Sealing of secrets at rest: DKIM private keys, certificates and their keys.
 
 AES-256-GCM under a key derived from SENDKIT_SECRET_KEY by HKDF, one derived key a purpose, so that a sealed value of
 one kind never opens as another.
@@ -18,6 +18,7 @@ _NONCE_BYTES = 12
 
 DKIM_PURPOSE = "dkim"
 RETURN_PATH_PURPOSE = "return-path"
+ACME_PURPOSE = "acme"
 
 
 class SealBroken(Exception):

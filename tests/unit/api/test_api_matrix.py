@@ -15,7 +15,7 @@ from sendkit_server.api.routes import ROUTES, Route
 from sendkit_server.manage import domains
 from sendkit_server.model.permissions import ALL
 
-PUBLIC = {"/health", "/ready", "/metrics", "/openapi.json", "/docs"}
+PUBLIC = {"/health", "/ready", "/metrics", "/openapi.json", "/docs", "/.well-known/acme-challenge/{token}"}
 
 Maker = Callable[[Api, int, str], Awaitable[list[str]]]
 """Api, another team's number, a full key of it → the names by which the object could be asked for."""
@@ -83,7 +83,8 @@ def test_every_route_needs_a_permission_or_is_known_to_be_public() -> None:
 
 
 def test_every_route_that_names_an_object_is_tried_with_another_team_s() -> None:
-    missing = {kind(route) for route in BUILT if "{" in route.path} - FOREIGN.keys()
+    named = {kind(route) for route in BUILT if "{" in route.path and route.permission is not None}
+    missing = named - FOREIGN.keys()
     assert not missing, f"write makers for {missing}, so that the tenancy test covers them"
 
 
@@ -119,7 +120,7 @@ async def test_what_is_another_team_s_cannot_be_seen_found_or_changed_by_any_rou
     theirs = await api.make_key(team=other)
     foreign = {path: await make(api, other, theirs) for path, make in FOREIGN.items()}
     for route in BUILT:
-        if "{" not in route.path:
+        if "{" not in route.path or route.permission is None:
             continue
         for name in foreign[kind(route)]:
             what = f"{route.method} {asked(route, name)}"
