@@ -45,6 +45,7 @@ from sendkit_server.manage import commands, installation, people
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.rotation import open_installation
 from sendkit_server.model import refusal
 from sendkit_server.model.clock import SteadyClock
 from sendkit_server.model.instant import Instant
@@ -65,7 +66,6 @@ from sendkit_server.store.errors import StoreError
 from sendkit_server.store.files import write_file
 from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
-from sendkit_server.store.store import open_store
 from sendkit_server.store.values import Job
 from sendkit_server.watch import PORT_25_BLOCKED, Port25Watch, QueueWatch, Watch
 from sendkit_server.wire import return_path
@@ -188,8 +188,8 @@ class App:
 
     def _prepare_store(self) -> None:
         installation.prepare_data_dir(self.data_dir)
-        self.secret_key = installation.secret_key(self.data_dir, self.settings.secret_key)
-        self.store = open_store(self.data_dir, self.secret_key, "sendkit serve", self.settings.database_url)
+        settings = self.settings
+        self.store = open_installation(self.data_dir, settings.secret_key, "sendkit serve", settings.database_url)
         self._roles = ",".join(sorted(self.settings.roles))
         self.store.start(now_ms(), self._roles)
         # Only now is it known whose time it is.
@@ -243,7 +243,7 @@ class App:
         self._signers = Signers(self.store, [ALGORITHMS[name] for name in settings.dkim])
         self._resolver = Resolver(settings.dns_servers)
         self._pool = ThreadPoolExecutor(SIGNING_THREADS, "compose")
-        token_key = seal.derived_key(self.secret_key, seal.RETURN_PATH_PURPOSE)
+        token_key = seal.derived_key(self.store.secret_key, seal.RETURN_PATH_PURPOSE)
 
         def envelope_from(message: Message, job: Job) -> str:
             return f"{return_path.make(message.id, None, token_key)}@{settings.hostname}"

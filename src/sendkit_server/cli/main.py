@@ -23,6 +23,7 @@ from sendkit_server.cli.people import teams, users
 from sendkit_server.cli.queue import queue
 from sendkit_server.cli.refusals import logs
 from sendkit_server.cli.routes import routes
+from sendkit_server.cli.secrets import secrets
 from sendkit_server.cli.suppressions import suppressions
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load, parse_duration_ms
 
@@ -47,6 +48,7 @@ cli.add_command(inbound)
 cli.add_command(logs)
 cli.add_command(queue)
 cli.add_command(routes)
+cli.add_command(secrets)
 cli.add_command(suppressions)
 cli.add_command(teams)
 cli.add_command(users)

@@ -51,7 +51,7 @@ class Context(msgspec.Struct, frozen=True):
 def returns_of(store: Store, clock: Callable[[], Instant], count: Callable[[str], None]) -> Returns:
     """What takes in bounces and complaints."""
     secret = seal.derived_key(store.secret_key, seal.RETURN_PATH_PURPOSE)
-    return Returns(store, secret, store.suppressed.suppress, clock, count)
+    return Returns(store, secret, store.suppressed.suppress, clock, count, older=store.older_keys)
 
 
 async def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Json:
