@@ -79,6 +79,7 @@ class SubmissionSession:
         self.closed = False
         self.state = State.GREETED
         self.transcript = Transcript()
+        self._note = self.transcript.recent.append
         self._hostname = hostname
         self._max_size_bytes = max_size_bytes
         self._max_recipients = max_recipients
@@ -413,7 +414,7 @@ class SubmissionSession:
         data = reply.to_bytes()
         self._outbox.append(data)
         self._outbox_bytes += len(data)
-        self.transcript.recent.append(reply)
+        self._note(reply)
         if reply.code >= 400:
             self.transcript.refused(reply)
 
