@@ -62,6 +62,7 @@ from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.rotation import open_installation
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model import refusal
 from sendkit_server.model.certificate import certifiable
@@ -88,7 +89,6 @@ from sendkit_server.store.errors import StoreError
 from sendkit_server.store.files import write_file
 from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
-from sendkit_server.store.store import open_store
 from sendkit_server.store.usage import Usage
 from sendkit_server.store.values import Job
 from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch
@@ -225,8 +225,8 @@ class App:
 
     def _prepare_store(self) -> None:
         installation.prepare_data_dir(self.data_dir)
-        self.secret_key = installation.secret_key(self.data_dir, self.settings.secret_key)
-        self.store = open_store(self.data_dir, self.secret_key, "sendkit serve", self.settings.database_url)
+        settings = self.settings
+        self.store = open_installation(self.data_dir, settings.secret_key, "sendkit serve", settings.database_url)
         self._roles = ",".join(sorted(self.settings.roles))
         self.store.start(now_ms(), self._roles)
         # Only now is it known whose time it is.
@@ -282,7 +282,7 @@ class App:
         self._resolver = Resolver(settings.dns_servers)
         self._pool = ThreadPoolExecutor(SIGNING_THREADS, "compose")
         retry = RetryPolicy(settings.retry_schedule, settings.retry_window)
-        token_key = seal.derived_key(self.secret_key, seal.RETURN_PATH_PURPOSE)
+        token_key = seal.derived_key(self.store.secret_key, seal.RETURN_PATH_PURPOSE)
 
         def envelope_from(message: Message, job: Job) -> str:
             at = self._signers.return_path(message.team_id, message.from_.domain) or settings.hostname

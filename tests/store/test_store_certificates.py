@@ -22,6 +22,7 @@ from sendkit_server.manage import acme as ordering
 from sendkit_server.manage import certificate_book as kept
 from sendkit_server.manage import certificate_view as view
 from sendkit_server.manage.acme import Certifier
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.domains import DnsNames, add_domain
@@ -186,7 +187,7 @@ async def test_tracking_hosts_of_domains_that_may_send_get_certificates_of_their
 ) -> None:
     names = DnsNames(HOST, (), ("rsa-sha256",))
     for name, trust in (("sender.test", True), ("stranger.test", False)):
-        added = await add_domain(store, 1, name, names, trust=trust, tls=None, now=1, entropy=os.urandom)
+        added = await add_domain(store, 1, name, names, trust=trust, tls=None, by=Actor("tests", 1, os.urandom))
         host = update(schema.domain).where(schema.domain.c.id == added.row.id).values(tracking_host=f"links.{name}")
         await store.write(lambda connection, host=host: connection.execute(host))
     wanted = wanting(acme, public_host="app.sender.test", web=True)

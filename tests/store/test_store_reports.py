@@ -16,6 +16,7 @@ from sendkit_server.events import reports as taking
 from sendkit_server.events.bounces import Taken
 from sendkit_server.events.reports import Reports
 from sendkit_server.manage import domains
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.reports import TlsTrouble, summaries
 from sendkit_server.manage.retention import Kept, expire
@@ -94,7 +95,7 @@ class World:
 @pytest.fixture
 async def world(store: Store) -> World:
     for name in ("a.test", "b.test"):
-        await domains.add_domain(store, 1, name, NAMES, trust=False, now=1, entropy=os.urandom)
+        await domains.add_domain(store, 1, name, NAMES, trust=False, by=Actor("tests", 1, os.urandom))
     return World(store)
 
 

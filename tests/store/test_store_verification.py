@@ -11,6 +11,7 @@ from sinks import DnsServer, Fault
 
 from sendkit_server.compose.signing import Signers
 from sendkit_server.manage import domains
+from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames, Domain
 from sendkit_server.manage.surroundings import Surroundings
@@ -30,7 +31,7 @@ async def dns() -> AsyncIterator[DnsServer]:
 
 
 async def add(store: Store, name: str = "a.test", names: DnsNames = NAMES, *, trust: bool = False) -> Domain:
-    return await domains.add_domain(store, 1, name, names, trust=trust, now=1, entropy=os.urandom)
+    return await domains.add_domain(store, 1, name, names, trust=trust, by=Actor("tests", 1, os.urandom))
 
 
 def publish(dns: DnsServer, domain: Domain, *kinds: str) -> None:

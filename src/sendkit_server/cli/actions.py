@@ -18,10 +18,11 @@ from sendkit_server.deliver.way_view import described
 from sendkit_server.manage import commands
 from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
-from sendkit_server.manage.installation import prepare_data_dir, secret_key
+from sendkit_server.manage.installation import prepare_data_dir
 from sendkit_server.manage.keys import ManageError
+from sendkit_server.manage.rotation import open_installation
 from sendkit_server.store.errors import StoreError, StoreLocked
-from sendkit_server.store.store import Store, open_store
+from sendkit_server.store.store import Store
 
 CONTROL_TIMEOUT_S = 30.0
 
@@ -38,8 +39,7 @@ def act(settings: Settings, action: str, arguments: dict[str, Any]) -> dict[str,
         return answered
     try:
         prepare_data_dir(settings.data_dir)
-        secret = secret_key(settings.data_dir, settings.secret_key)
-        store = open_store(settings.data_dir, secret, f"sendkit {action}", settings.database_url)
+        store = open_installation(settings.data_dir, settings.secret_key, f"sendkit {action}", settings.database_url)
     except StoreLocked as error:
         # A server that is just starting holds the lock, but does not answer yet.
         answered = _in_server(settings.data_dir, action, arguments)

@@ -27,6 +27,7 @@ from sendkit_server.cli.queue import queue
 from sendkit_server.cli.refusals import logs
 from sendkit_server.cli.reports import reports
 from sendkit_server.cli.routes import routes
+from sendkit_server.cli.secrets import secrets
 from sendkit_server.cli.suppressions import suppressions
 from sendkit_server.cli.tls import tls
 from sendkit_server.config import PREFIX, SETTINGS, ConfigError, Settings, is_secret, load, parse_duration_ms
@@ -56,6 +57,7 @@ cli.add_command(logs)
 cli.add_command(queue)
 cli.add_command(routes)
 cli.add_command(reports)
+cli.add_command(secrets)
 cli.add_command(suppressions)
 cli.add_command(tls)
 cli.add_command(teams)

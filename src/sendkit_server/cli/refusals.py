@@ -9,14 +9,16 @@ from typing import Any
 import click
 
 from sendkit_server.cli.lines import AS_JSON, TEAM, acted, printable
+from sendkit_server.model.ids import id_floor, instant_of
 
 LOOK_S = 1.0
+LATE_MS = 5_000
 MOST_AT_ONCE = 1_000
 
 
 @click.command("logs")
 @click.option("--follow", "-f", is_flag=True, help="Go on as more come, until Ctrl-C.")
-@click.option("--limit", type=click.IntRange(0, 10_000), default=50, show_default=True, help="How many of the past.")
+@click.option("--limit", type=click.IntRange(0, 1_000), default=50, show_default=True, help="How many of the past.")
 @click.option("--door", type=click.Choice(["http", "smtp", "inbound"]), help="Only of this door.")
 @click.option("--address", help="Only from this IP address.")
 @click.option("--q", help="Only with these words in request, reply or transcript.")
@@ -27,17 +29,18 @@ def logs(follow: bool, limit: int, as_json: bool, **chosen: str | None) -> None:
 
     Shows the team's, and those whose key nobody knows.
     """
-    found = acted("logs.list", {**chosen, "limit": max(limit, 1)})["data"]
-    last = found[0]["id"] if found else ""
-    _print(found if limit else [], as_json)
+    found = acted("logs.list", {**chosen, "limit": max(limit, MOST_AT_ONCE) if follow else limit})["data"]
+    _print(found[:limit], as_json)
     if not found and not follow and not as_json:
         click.echo("Nothing was refused.")
     try:
         while follow:
             time.sleep(LOOK_S)
-            found = acted("logs.list", {**chosen, "limit": MOST_AT_ONCE, "after": last})["data"]
-            last = found[0]["id"] if found else last
-            _print(found, as_json)
+            # Again what may have been written late: rows come from several nodes, each a second after they were made.
+            after = id_floor("log", instant_of(found[0]["id"]) - LATE_MS) if found else ""
+            seen = {row["id"] for row in found}
+            found = acted("logs.list", {**chosen, "limit": MOST_AT_ONCE, "after": after})["data"]
+            _print([row for row in found if row["id"] not in seen], as_json)
     except KeyboardInterrupt:
         return
 

@@ -116,7 +116,7 @@ class Pages:
 
     async def _page(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], path: str) -> Page | None:
         """The page, or None: the API's 404 and 405 answer."""
-        if scope["method"] not in METHODS:
+        if scope["method"] not in METHODS or "\0" in path:
             return None
         if path == "/":
             return redirect("/ui") if b"text/html" in headers.get(b"accept", b"") else None

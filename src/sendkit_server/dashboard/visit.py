@@ -106,6 +106,7 @@ def cookies(headers: Mapping[bytes, bytes]) -> dict[str, str]:
 def fields(body: bytes) -> dict[str, str]:
     """A form's fields (application/x-www-form-urlencoded); nothing when it cannot be read. Of a repeated one the last."""
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS))
+        found = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError:
         return {}
+    return {} if any("\0" in value for _, value in found) else dict(found)

@@ -29,6 +29,7 @@ from sendkit_server.model.status import Status, moved
 from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.queries import bounces as queries
 from sendkit_server.store.queries.rows import AnyRow
+from sendkit_server.store.sealed import OlderKey
 from sendkit_server.store.store import Store
 from sendkit_server.wire import return_path
 from sendkit_server.wire.dsn import Action, RecipientReport
@@ -93,6 +94,7 @@ class Returns:
     """Takes in what came back, and counts it.
 
     secret: of the return paths.  suppress: writes a suppression in the same transaction.  count: told each result.
+    older: the secrets of return paths before the secret key was changed.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Returns:
         clock: Callable[[], Instant],
         count: Callable[[str], None],
         waits_s: Sequence[float] = WAITS_S,
+        older: Sequence[OlderKey] = (),
     ) -> None:
         self._store = store
         self._secret = secret
@@ -110,10 +113,15 @@ class Returns:
         self._clock = clock
         self._count = count
         self._waits_s = waits_s
+        self._older = older
 
     def token_of(self, local: str) -> Token | None:
         """What a local part names, if this server made it."""
-        return return_path.parse(local, self._secret)
+        found = return_path.parse(local, self._secret)
+        for one in self._older:
+            if found is None and one.until > self._clock():
+                found = return_path.parse(local, one.key)
+        return found
 
     async def take(self, locals_: Sequence[str], raw: bytes) -> Taken:
         """Records a mail that came to these local parts; durable once it returns. FORGED: none of them is ours.

@@ -132,7 +132,7 @@ class RefusalLog:
             "key_prefix": entry.key.prefix if entry.key is not None else _prefix(entry.secret),
             "step": _clean(entry.step),
             "reply": _clean(entry.reply),
-            "detail": _SECRET.sub(r"\1…", json.dumps(entry.detail).replace("\\u0000", "")),
+            "detail": _SECRET.sub(r"\1…", _storable(json.dumps(entry.detail, ensure_ascii=False))),
         }
 
     async def run(self) -> None:
@@ -146,9 +146,11 @@ class RefusalLog:
                 if self._clock() - self._tidied_at >= TIDY_MS:
                     self._tidied_at = self._clock()
                     await self.tidy()
-            except StoreError as error:
-                # What was taken out of the queue is lost: a log must not pile up while the database is away.
-                log.warning("refusals.not_written", error=str(error))
+            except Exception as error:
+                # What was taken out of the queue is lost: a log must not pile up while the database is away, and whatever
+                # a row is that cannot be written, mail goes on.
+                trace = None if isinstance(error, StoreError) else error
+                log.warning("refusals.not_written", error=str(error), exc_info=trace)
 
     async def flush(self) -> None:
         """Writes what waits."""
@@ -189,5 +191,9 @@ def _prefix(secret: str | None) -> str | None:
 
 def _clean(text: str) -> str:
     """Short, storable on both engines, and without a whole key."""
-    text = text[:MAX_CHARACTERS].encode("utf-8", "replace").decode().replace("\0", "")
-    return _SECRET.sub(r"\1…", text)
+    return _SECRET.sub(r"\1…", _storable(text[:MAX_CHARACTERS]).replace("\0", ""))
+
+
+def _storable(text: str) -> str:
+    """Without what is no text in UTF-8: half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()

@@ -49,7 +49,8 @@ def inbound_of(
     """What takes in bounces, complaints and reports."""
     secret = seal.derived_key(store.secret_key, seal.RETURN_PATH_PURPOSE)
     return Inbound(
-        Returns(store, secret, store.suppressed.suppress, clock, count), Reports(store, clock, entropy, count)
+        Returns(store, secret, store.suppressed.suppress, clock, count, older=store.older_keys),
+        Reports(store, clock, entropy, count),
     )
 
 

@@ -4,6 +4,7 @@ StoreError
 ├── StoreUnavailable   nothing was stored: no connection, no space, an I/O error. The caller may try again later
 │   ├── StoreFull      … because the disk or the database is full
 │   └── OutcomeUnknown the connection was lost on COMMIT, and whether it is stored could not be looked up in time
+├── WrongSecret        the secret key is not the one that the database was made with
 ├── StoreLocked        another process works on this data directory
 └── SchemaTooNew       the database was written by a newer version of this program
 """
@@ -29,6 +30,10 @@ class OutcomeUnknown(StoreUnavailable):
 
 class StoreLocked(StoreError):
     """Another process holds this data directory."""
+
+
+class WrongSecret(StoreError):
+    """Nothing sealed would open with this secret key."""
 
 
 class SchemaTooNew(StoreError):

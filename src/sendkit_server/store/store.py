@@ -24,11 +24,12 @@ from sendkit_server.model.mail import ApiKey, Content
 from sendkit_server.store import rows, schema, seal
 from sendkit_server.store.directory import Cache, SendingDomain, find_domain, find_key, hash_secret, is_expired
 from sendkit_server.store.engine import Engine, Mark
-from sendkit_server.store.errors import OutcomeUnknown, StoreError, StoreUnavailable
+from sendkit_server.store.errors import OutcomeUnknown, StoreError, StoreUnavailable, WrongSecret
 from sendkit_server.store.files import instance_name
 from sendkit_server.store.lease import Lease
 from sendkit_server.store.lock import DataLock
 from sendkit_server.store.queries import nodes
+from sendkit_server.store.sealed import OlderKey, older_keys
 from sendkit_server.store.sqlite.engine import READERS, SqliteEngine
 from sendkit_server.store.suppressed import Suppressed
 from sendkit_server.store.transfer.marks import refuse_to_serve
@@ -51,12 +52,15 @@ class Store:
     """An open store. Made by `open_store`; `close` finishes what was handed in.
 
     lease: this process's incarnation among the nodes; its owner is 0 until `start`, and of a store that only manages.
-    suppressed: the addresses that are not sent to.
+    suppressed: the addresses that are not sent to.  older_keys: of return paths made before the secret key was changed.
     """
 
-    def __init__(self, engine: Engine, lock: DataLock, secret_key: str, data_dir: Path) -> None:
+    def __init__(
+        self, engine: Engine, lock: DataLock, secret_key: str, data_dir: Path, older_keys: tuple[OlderKey, ...] = ()
+    ) -> None:
         self.engine = engine
         self.secret_key = secret_key
+        self.older_keys = older_keys
         self.data_dir = data_dir
         self.lease = Lease(elapsed_s)
         self._lock = lock
@@ -300,16 +304,17 @@ def open_store(data_dir: Path, secret_key: str, what: str, database_url: str | N
     """Opens, migrates and locks the store of a data directory.
 
     what: the command that opens it, for the error another one gets.  database_url: None for SQLite in the directory.
-    StoreLocked, SchemaTooNew, StoreError.
+    StoreLocked, SchemaTooNew, WrongSecret, StoreError.
     """
     lock = DataLock(data_dir, what)
     try:
         engine = _engine(data_dir, database_url)
         try:
-            engine.migrate(lambda connection: _first_rows(connection, secret_key))
+            older: list[OlderKey] = []
+            engine.migrate(lambda connection: older.extend(_first_rows(connection, secret_key)))
         except Exception as error:
             raise engine.translated(error) or error from error
-        return Store(engine, lock, secret_key, data_dir)
+        return Store(engine, lock, secret_key, data_dir, tuple(older))
     except BaseException:
         lock.release()
         raise
@@ -330,10 +335,11 @@ def _engine(data_dir: Path, database_url: str | None) -> Engine:
     return SqliteEngine(path)
 
 
-def _first_rows(connection: Connection, secret_key: str) -> None:
+def _first_rows(connection: Connection, secret_key: str) -> tuple[OlderKey, ...]:
     refuse_to_serve(connection)
     _check_secret(connection, secret_key)
     _ensure_default_team(connection)
+    return older_keys(connection, secret_key)
 
 
 def _check_secret(connection: Connection, secret_key: str) -> None:
@@ -344,7 +350,7 @@ def _check_secret(connection: Connection, secret_key: str) -> None:
     if known is None:
         connection.execute(insert(table).values(key="secret_fingerprint", value=mine))
     elif known != mine:
-        raise StoreError(
+        raise WrongSecret(
             "SENDKIT_SECRET_KEY (or <data>/secret-key) is not the one this database was made with; nothing sealed "
             "with it would open. Put the old key back."
         )

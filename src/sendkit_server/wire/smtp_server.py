@@ -20,7 +20,7 @@ from sendkit_server.wire.smtp_server_auth import AuthAttempt, AuthExchange
 from sendkit_server.wire.smtp_server_content import ChunkReader, DataReader, has_bare_line_ends
 from sendkit_server.wire.smtp_server_states import REFUSED, State
 from sendkit_server.wire.smtp_server_syntax import parse_chunk, parse_mail, parse_recipient
-from sendkit_server.wire.smtp_server_transcript import HIDDEN, Transcript
+from sendkit_server.wire.smtp_server_transcript import HIDDEN, MAX_LINE_CHARACTERS, Transcript
 
 MAX_LINE_BYTES = 4_096  # RFC 5321 4.5.3.1.4 asks for 512; extensions add to it
 MAX_AUTH_LINE_BYTES = 12_288  # RFC 4954 4
@@ -79,6 +79,7 @@ class SubmissionSession:
         self.closed = False
         self.state = State.GREETED
         self.transcript = Transcript()
+        self._note = self.transcript.recent.append
         self._hostname = hostname
         self._max_size_bytes = max_size_bytes
         self._max_recipients = max_recipients
@@ -209,7 +210,9 @@ class SubmissionSession:
                 self._check_length(buffer[at : end + 2])
             text = _decode_line(buffer[at:end])
             exchange = self._exchange
-            self.transcript.recent.append(HIDDEN if exchange else text)
+            self.transcript.recent.append(
+                HIDDEN if exchange else text if len(text) <= MAX_LINE_CHARACTERS else text[:MAX_LINE_CHARACTERS]
+            )
             return self._auth_step(exchange, exchange.respond(text)) if exchange else self._command(text)
         except ProtocolError as error:
             self._exchange = None
@@ -411,7 +414,7 @@ class SubmissionSession:
         data = reply.to_bytes()
         self._outbox.append(data)
         self._outbox_bytes += len(data)
-        self.transcript.recent.append(reply)
+        self._note(reply)
         if reply.code >= 400:
             self.transcript.refused(reply)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from typing import Any
@@ -162,4 +163,33 @@ async def test_what_a_database_cannot_store_does_not_get_there(api: Api) -> None
     log.note(Entry("smtp", "192.0.2.1", "RC\0PT", "550 \ud800", {"transcript": [["C", "a\0b\ud800"]]}))
     await log.flush()
     [row] = await for_the_operator(api)
-    assert (row["step"], row["reply"]) == ("RCPT", "550 ?") and row["transcript"][0][1].startswith("ab")
+    assert (row["step"], row["reply"], row["transcript"]) == ("RCPT", "550 ?", [["C", "a\0b?"]])
+    for agent in ("\\u0000", "\\ud800", "\\", '"', "\xff"):
+        await api.call("GET", "/nope", headers={"User-Agent": agent})
+    assert sorted(str(row["user_agent"]) for row in await logs(api)) == sorted(
+        ["\\u0000", "\\ud800", "\\", '"', "\xff"]
+    )
+
+
+async def test_a_row_that_cannot_be_written_does_not_end_the_log(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal_log, "WRITE_S", 0.01)
+    log = RefusalLog(api.store, api.metrics, lambda: NOW, os.urandom, str)
+    running = asyncio.create_task(log.run())
+    try:
+        good = queries.insert_rows
+        failed = asyncio.Event()
+
+        def broken(*_: object) -> None:
+            failed.set()
+            raise ValueError("no such row")
+
+        monkeypatch.setattr(queries, "insert_rows", broken)
+        log.note(entry("192.0.2.1"))
+        await asyncio.wait_for(failed.wait(), 10)
+        monkeypatch.setattr(queries, "insert_rows", good)
+        log.note(entry("192.0.2.2"))
+        async with asyncio.timeout(10):
+            while [row["address"] for row in await for_the_operator(api)] != ["192.0.2.2"]:
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()

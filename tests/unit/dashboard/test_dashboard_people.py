@@ -360,6 +360,29 @@ async def test_what_people_are_called_is_text_and_pages_cannot_be_framed_or_leak
     assert world.noted[-1].step == "GET /ui/invite/[hidden]"
 
 
+async def test_garbage_is_an_answer_and_never_a_fault(world: World) -> None:
+    ann = await world.set_up()
+    stranger = Browser(world.pages)
+    await stranger.get("/ui/sign-in")
+    for fields in ({"email": "a\0@b.test"}, {"email": "x" * 100_000}, {"email": "\u202e@b.test"}, {}):
+        assert (await stranger.post("/ui/sign-in", **fields)).status in (401, 403)
+    for path in (
+        "/ui/setup/x",
+        "/ui/invite/" + "x" * 5000,
+        "/ui/reset/%00",
+        "/ui/setup/\0",
+        "/ui/setup/a/b",
+        "/ui/setup",
+        "/ui/nope",
+    ):
+        assert (await stranger.get(path)).status == 404, path
+    for path in ("/ui/members/\0/remove", "/ui/members/nope/remove", "/ui/members/nope/role/x", "/ui/nope"):
+        assert (await ann.post(path)).status == 404, path
+    for cookie in ("sendkit", "sendkit=", "sendkit=\xff\xff", 'a=b; sendkit="', "=;=;"):
+        assert (await Browser(world.pages).get("/ui", cookie=cookie)).status == 200
+    assert not [entry for entry in world.noted if entry.detail["status"] >= 500]
+
+
 async def test_what_happens_to_people_is_on_the_audit_log(world: World) -> None:
     ann = await world.set_up()
     await ann.post("/ui/invite", email="bob@there.test", role="member")

@@ -59,10 +59,10 @@ class Here:
         self.policies = self.restarted()
 
     def restarted(self) -> StsPolicies:
-        resolver = Resolver([self.dns.address], deadline_s=1.0)
-        web = PolicyWeb(resolver, self._tls, Guard((ip_network("127.0.0.0/8"),)), self.site.port, deadline_s=0.8)
+        resolver = Resolver([self.dns.address], deadline_s=0.6)
+        web = PolicyWeb(resolver, self._tls, Guard((ip_network("127.0.0.0/8"),)), self.site.port, deadline_s=0.6)
         self.policies = StsPolicies(
-            resolver, web.fetch, self.store, clock=lambda: self.now, random=lambda: 1.0, wait_s=1.0
+            resolver, web.fetch, self.store, clock=lambda: self.now, random=lambda: 1.0, wait_s=2.0
         )
         return self.policies
 
