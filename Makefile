@@ -3,7 +3,8 @@
 # make check  lint, types, import arrows
 
 PYTEST = .venv/bin/python -m pytest
-WORKERS ?= auto
+# One more than there are cores: much of the time tests wait for deadlines and for other programs.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: setup dev run test test-long check format bench clean
 
