@@ -102,7 +102,7 @@ DEV_SMTP_BIND = Address("127.0.0.1", 1025)
 IDLE_LOOK_ALONE_S = 30.0
 IDLE_LOOK_AMONG_OTHERS_S = 1.0  # without notifications; it is one look into an index
 OVERTIME_S = 6.0  # beyond drain_seconds
-LEAVE_S = 1.0  # for saying goodbye to the other nodes; a database that is away is not waited for
+LEAVE_S = 1.0  # for what is to be written at the end, and the goodbye; a database that is away is not waited for
 CAPTURE_ROUTE = Capture().name
 ALGORITHMS = {"rsa": "rsa-sha256", "ed25519": "ed25519-sha256"}
 
@@ -617,19 +617,9 @@ class App:
         await self._sts.close()
         if self._certifier is not None:
             self._certifier.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await self._tls_counts.flush()
-        with contextlib.suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await self._usage.write()
-        with contextlib.suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await self.refusals.flush()
+        await _in_time(self._tls_counts.flush(), self._usage.write(), self.refusals.flush())
         # Only when the heart has stopped: a beat after the farewell would begin a new incarnation.
-        with contextlib.suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await self._membership.leave()
+        await _in_time(self._membership.leave())
         with contextlib.suppress(OSError):
             (self.data_dir / "control").unlink()
         if "http" in self.settings.roles:
@@ -661,6 +651,17 @@ async def serve(settings: Settings, *, dev: bool, started: Callable[[App], None]
     deadline.start()
     await app.stop()
     log.info("server.stopped")
+
+
+async def _in_time(*works: Awaitable[None]) -> None:
+    """Last writes, side by side: none of them may keep the process from ending, nor the others from being tried."""
+
+    async def within(work: Awaitable[None]) -> None:
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await work
+
+    await asyncio.gather(*(within(work) for work in works))
 
 
 def _end_now() -> None:
