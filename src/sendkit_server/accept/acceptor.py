@@ -161,6 +161,8 @@ class Acceptor:
             return await self._once(call, lambda: self._accept(submission, call))
         except Refused as error:
             return error.refusal
+        except StoreUnavailable:
+            return refusal.CANNOT_COMMIT
 
     async def accept_raw(self, submission: RawSubmission) -> Accepted | Refusal:
         """Accepts an SMTP transaction: one message with the envelope's recipients, headers as written."""
@@ -177,6 +179,8 @@ class Acceptor:
             return await self._accept_raw(submission, head, once.same_bytes(submission) if known else None)
         except Refused as error:
             return error.refusal
+        except StoreUnavailable:
+            return refusal.CANNOT_COMMIT
 
     def _check(self, key: ApiKey, client: str) -> None:
         if (refused := self.check_mail(key, client)) is not None:
@@ -184,10 +188,7 @@ class Acceptor:
 
     async def _once(self, call: once.Call, accept: Callable[[], Awaitable[Accepted | Refusal]]) -> Accepted | Refusal:
         """Obeys a call that has a key, unless it was obeyed before."""
-        try:
-            earlier = await self._earlier.look(call, self._clock())
-        except StoreUnavailable:
-            return refusal.CANNOT_COMMIT
+        earlier = await self._earlier.look(call, self._clock())
         if earlier is not None:
             return earlier
         try:
@@ -221,7 +222,8 @@ class Acceptor:
             tags=submission.tags,
             metadata=submission.metadata,
         )
-        return await self._limited(submission.key, sender.domain, mail, Door.HTTP, checked, warnings, call)
+        accepted = Accepted(_accepted_messages(mail), checked, warnings)
+        return await self._limited(submission.key, sender.domain, mail, accepted, call)
 
     async def _accept_raw(
         self, submission: RawSubmission, head: raw.Head, call: once.Call | None
@@ -267,7 +269,7 @@ class Acceptor:
         )
         checked = _checked(submission.recipients, suppressed)
         warnings = self._warnings_for(key, sender, no_text=False)
-        return await self._limited(key, domain, mail, Door.SMTP, checked, warnings, call)
+        return await self._limited(key, domain, mail, Accepted(_accepted_messages(mail), checked, warnings), call)
 
     async def _sender(self, key: ApiKey, from_: Mailbox) -> _Sender:
         """The sender that the key may use: the one that is given, or the one that a key with rewrite_from puts there."""
@@ -286,11 +288,8 @@ class Acceptor:
 
     async def _sending_domain(self, key: ApiKey, from_: Mailbox) -> SendingDomain | None:
         """The domain that the key may send from; None only for a test key's foreign From."""
-        try:
-            cached = self._store.cached_domain(key.team_id, from_.domain)
-            domain = cached[0] if cached is not None else await self._store.domain(key.team_id, from_.domain)
-        except StoreUnavailable:
-            raise Refused(refusal.CANNOT_COMMIT) from None
+        cached = self._store.cached_domain(key.team_id, from_.domain)
+        domain = cached[0] if cached is not None else await self._store.domain(key.team_id, from_.domain)
         if domain is not None and domain.sendable and rights.may_use_domain(key, domain.id):
             return domain
         if key.test and not rights.is_bound_to_domains(key) and not self._settings.strict_test:
@@ -302,10 +301,7 @@ class Acceptor:
         suppressed = self._store.suppressed
         if suppressed.clear(key.team_id, mailboxes):
             return {}
-        try:
-            return await suppressed.among(key.team_id, mailboxes)
-        except StoreUnavailable:
-            raise Refused(refusal.CANNOT_COMMIT) from None
+        return await suppressed.among(key.team_id, mailboxes)
 
     async def _checked_size(self, values: Checked, content: PartsContent) -> int:
         """About how large the composed mail is; Refused when it is over the limit."""
@@ -388,41 +384,25 @@ class Acceptor:
         )
 
     async def _limited(
-        self,
-        key: ApiKey,
-        domain: SendingDomain | None,
-        mail: NewMail,
-        door: Door,
-        checked: tuple[CheckedRecipient, ...],
-        warnings: tuple[Warning_, ...],
-        call: once.Call | None,
+        self, key: ApiKey, domain: SendingDomain | None, mail: NewMail, accepted: Accepted, call: once.Call | None
     ) -> Accepted | Refusal:
         """Stores the mail if its recipients are not too many for the key, the team or the domain. Refused."""
         limits = self._limits
         if limits is None or not (limits.settings.any_amount or key.restrictions.daily_limit):
-            return await self._stored(mail, door, checked, warnings, call)
+            return await self._stored(mail, accepted, call)
         recipients = sum(len(new.recipients) for new in mail.messages)
-        try:
-            taken = await limits.take(key, domain, recipients, self._clock())
-        except StoreUnavailable:
-            return refusal.CANNOT_COMMIT
-        result = await self._stored(mail, door, checked, warnings, call)
+        taken = await limits.take(key, domain, recipients, self._clock())
+        result = await self._stored(mail, accepted, call)
         if isinstance(result, Refusal) or result.replayed:
             limits.give_back(taken, recipients)
         return result
 
-    async def _stored(
-        self,
-        mail: NewMail,
-        door: Door,
-        checked: tuple[CheckedRecipient, ...],
-        warnings: tuple[Warning_, ...],
-        call: once.Call | None,
-    ) -> Accepted | Refusal:
+    async def _stored(self, mail: NewMail, accepted: Accepted, call: once.Call | None) -> Accepted | Refusal:
+        """Stores the mail. accepted: what the caller is told then, and whoever makes the same call again."""
         started = perf_counter()
-        accepted = Accepted(_accepted_messages(mail), checked, warnings)
+        first = mail.messages[0].message
         if call is not None:
-            mail = msgspec.structs.replace(mail, once=call.answered(accepted, mail.messages[0].message.created_at))
+            mail = msgspec.structs.replace(mail, once=call.answered(accepted, first.created_at))
         # A client that hangs up cancels this task, and with it its own future, not the commit; what was committed must
         # still reach delivery. The callback does what asyncio.shield would, and the hand-over, at half the cost.
         told: asyncio.Future[Repeat | None] = asyncio.get_running_loop().create_future()
@@ -444,12 +424,12 @@ class Acceptor:
         if earlier is not None and call is not None:
             return await self._repeated(call, earlier)
         self._metrics.accept_seconds.observe(perf_counter() - started)
-        self._accepted[door].inc(len(mail.messages))
+        self._accepted[first.door].inc(len(mail.messages))
         for new in mail.messages:
             log.info(
                 "mail.accepted",
                 message=new.message.id,
-                door=door,
+                door=first.door,
                 recipients=len(new.recipients),
                 size_bytes=mail.size_bytes,
                 parent=mail.parent_id,
