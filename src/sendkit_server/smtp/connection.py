@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import structlog
 
@@ -15,6 +16,9 @@ from sendkit_server.wire import smtp_server_replies as say
 from sendkit_server.wire.reply import Reply
 from sendkit_server.wire.smtp_server import Event, Mail, Message, SubmissionSession
 from sendkit_server.wire.smtp_server_auth import AuthAttempt
+
+Found: TypeAlias = ApiKey | Awaitable[ApiKey | None] | None
+"""What a look-up gives: at once, or to be awaited."""
 
 USERS = frozenset({"sendkit", "resend", "apikey", "api"})
 
@@ -59,20 +63,29 @@ class Connection(Shell):
 
     def _begin_mail(self) -> None:
         """MAIL: with the key as it is now, for it may have been revoked, restricted or paused since AUTH."""
-        found = self._looked_up()
-        if found is None or isinstance(found, ApiKey):
-            self.session.answer(self._sender_reply(found))
-        else:
-            self.start(self._await_sender(found))
+        self._answer_with(self._looked_up, self._sender_reply)
 
-    async def _await_sender(self, found: Awaitable[ApiKey | None]) -> None:
+    def _answer_with(self, look_up: Callable[[], Found], reply: Callable[[ApiKey | None], Reply]) -> None:
+        """Answers once the key is known: at once, or by a task when it has to be read."""
+        try:
+            found = look_up()
+        except Exception:
+            fault("lookup")
+            self.session.answer(say.LOGIN_FAULT)
+            return
+        if found is None or isinstance(found, ApiKey):
+            self.session.answer(reply(found))
+        else:
+            self.start(self._await_key(found, reply))
+
+    async def _await_key(self, found: Awaitable[ApiKey | None], reply: Callable[[ApiKey | None], Reply]) -> None:
         try:
             key = await found
         except Exception:
             fault("lookup")
             self.finish(say.LOGIN_FAULT)
         else:
-            self.finish(self._sender_reply(key))
+            self.finish(reply(key))
 
     def _sender_reply(self, key: ApiKey | None) -> Reply:
         refusal = self._check_key(key)
@@ -92,7 +105,7 @@ class Connection(Shell):
         message_id = result.messages[0].id
         self.finish(Reply(250, "2.0.0", f"Ok: {message_id}"))
 
-    def _looked_up(self) -> ApiKey | Awaitable[ApiKey | None] | None:
+    def _looked_up(self) -> Found:
         """The key as the store has it now; None when it is revoked or expired."""
         if self._secret is None:
             return self._service.dev_key
@@ -137,25 +150,7 @@ class Connection(Shell):
             self.session.answer(say.AUTHENTICATED)
             return
         # The key is looked up whatever the user's name is: the time taken tells nothing.
-        try:
-            found = self._service.keys.lookup(attempt.secret)
-        except Exception:
-            fault("lookup")
-            self.session.answer(say.LOGIN_FAULT)
-            return
-        if found is None or isinstance(found, ApiKey):
-            self.session.answer(self._judge(attempt, found))
-        else:
-            self.start(self._await_key(attempt, found))
-
-    async def _await_key(self, attempt: AuthAttempt, found: Awaitable[ApiKey | None]) -> None:
-        try:
-            key = await found
-        except Exception:
-            fault("lookup")
-            self.finish(say.LOGIN_FAULT)
-        else:
-            self.finish(self._judge(attempt, key))
+        self._answer_with(lambda: self._service.keys.lookup(attempt.secret), lambda key: self._judge(attempt, key))
 
     def _judge(self, attempt: AuthAttempt, key: ApiKey | None) -> Reply:
         """A right key is never refused for the failures of others at its address: those count only when it is wrong."""
