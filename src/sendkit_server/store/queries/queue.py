@@ -101,14 +101,7 @@ def retry_slice(connection: Connection, target: Target, now: Instant) -> int:
     some = _keys(target, later).where(later.c.next_attempt_at > now).limit(SLICE).subquery()
     due = (
         update(recipient)
-        .where(
-            # Joined and not by IN: for that SQLite would go through all recipients of the team.
-            recipient.c.team_id == some.c.team_id,
-            recipient.c.message_id == some.c.message_id,
-            recipient.c.n == some.c.n,
-            recipient.c.owner.is_(None),
-            recipient.c.next_attempt_at > now,
-        )
+        .where(_is_one_of(some), recipient.c.owner.is_(None), recipient.c.next_attempt_at > now)
         .values(next_attempt_at=now)
     )
     return connection.execute(due).rowcount
@@ -128,14 +121,7 @@ def bring_forward_slice(connection: Connection, now: Instant, latest: Instant) -
     )
     forward = (
         update(recipient)
-        .where(
-            # Joined and not by IN, as in retry_slice.
-            recipient.c.team_id == some.c.team_id,
-            recipient.c.message_id == some.c.message_id,
-            recipient.c.n == some.c.n,
-            recipient.c.owner.is_(None),
-            recipient.c.next_attempt_at > latest,
-        )
+        .where(_is_one_of(some), recipient.c.owner.is_(None), recipient.c.next_attempt_at > latest)
         .values(next_attempt_at=case((recipient.c.attempts == 0, now), else_=latest))
     )
     return connection.execute(forward).rowcount
@@ -217,6 +203,16 @@ def _tell_cancelled(
         connection.execute(cancelled.values(status=str(Status.CANCELLED)))
     for message_id in sorted({row.message_id for row in ended if sizes[row.message_id] != 1}):
         sum_up(connection, team_id, message_id)
+
+
+def _is_one_of(some: FromClause) -> ColumnElement[bool]:
+    """For an update of recipients by their keys. Joined and not by IN: for that SQLite would go through all recipients of
+    the team."""
+    return and_(
+        recipient.c.team_id == some.c.team_id,
+        recipient.c.message_id == some.c.message_id,
+        recipient.c.n == some.c.n,
+    )
 
 
 def _keys(target: Target, of: FromClause) -> Select[tuple[int, str, int]]:
