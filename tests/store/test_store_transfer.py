@@ -15,6 +15,7 @@ from databases import PostgresServer
 from sqlalchemy import insert, select
 from transfer_places import NOW, SECRET, Place, Steps, fill, mail_at, place
 
+from sendkit_server.model.instant import from_text
 from sendkit_server.store import schema
 from sendkit_server.store.errors import StoreLocked, StoreUnavailable
 from sendkit_server.store.transfer import archive, export, tables
@@ -361,7 +362,7 @@ async def test_an_export_since_a_time_leaves_out_what_was_before(
     it = place(engine_of_it, "it")
     await fill(it)
     out = io.BytesIO()
-    since = export.parse_since("2030-03-17T18:20:40+00:00")
+    since = from_text("2030-03-17T18:20:40+00:00")
     assert since == NOW + 34 * 60_000
     assert export.export(it.data_dir, it.url, ("emails",), since, out.write) == 6
     found = [json.loads(line) for line in out.getvalue().splitlines()]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import msgspec
 
-from sendkit_server.model.instant import DAY_MS, MINUTE_MS, SECOND_MS, Instant, to_datetime
+from sendkit_server.model.instant import DAY_MS, MINUTE_MS, SECOND_MS, Instant, day_of, day_start, to_datetime
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.model.refusal import Refusal, Refused, restricted_to
 from sendkit_server.store.directory import SendingDomain
@@ -103,7 +101,7 @@ class Limits:
     ) -> None:
         daily = key.restrictions.daily_limit
         if daily is not None:
-            counted = Counted(key.team_id, KEY_DAY, key.id, now - now % DAY_MS)
+            counted = Counted(key.team_id, KEY_DAY, key.id, day_of(now))
             if (used := await self._usage.take(counted, recipients, daily)) is not None:
                 raise Refused(
                     restricted_to(f"This API key may send to {daily} recipients a day, and has sent to {used} today.")
@@ -122,7 +120,7 @@ class Limits:
     async def _warm_up(
         self, team_id: int, domain: SendingDomain, recipients: int, now: Instant, taken: list[Counted]
     ) -> None:
-        today = now - now % DAY_MS
+        today = day_of(now)
         since = await self._usage.since(team_id, DOMAIN_SINCE, domain.id, today)
         day = (today - since) // DAY_MS
         if day >= len(WARM_UP):
@@ -147,11 +145,9 @@ def _warming_up(name: str, day: int, limit: int, used: int, since: Instant, now:
         "warmup_day": day,
         "warmup_ends_at": f"{ends:%Y-%m-%dT%H:%M:%SZ}",
     }
-    midnight_s = (DAY_MS - now % DAY_MS) // SECOND_MS + 1
+    midnight_s = (day_of(now) + DAY_MS - now) // SECOND_MS + 1
     return Refusal("warmup_limit", message, 429, 451, "4.7.1", retry_after_s=midnight_s, extra=tuple(extra.items()))
 
 
 def _month_of(now: Instant) -> Instant:
-    at = to_datetime(now)
-    start = datetime(at.year, at.month, 1, tzinfo=UTC)
-    return int((start - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
+    return day_start(f"{to_datetime(now):%Y-%m}-01")

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
-from sendkit_server.model.instant import Instant
+from sendkit_server.model.instant import Instant, from_text
 from sendkit_server.model.mail import DEFAULT_STREAM, Priority
 from sendkit_server.model.refusal import Refused, invalid
 
@@ -84,8 +83,7 @@ def checked(wishes: Wishes, now: Instant, items: int = 1) -> Travel:
 
 def _future(text: str, now: Instant) -> Instant:
     try:
-        at = datetime.fromisoformat(text)
-        instant = int((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
+        instant = from_text(text)
     except (ValueError, OverflowError):
         raise Refused(
             invalid(

@@ -11,7 +11,6 @@ import binascii
 import mimetypes
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -20,7 +19,7 @@ import msgspec
 from python_multipart import exceptions as form_errors
 from python_multipart import parse_form
 
-from sendkit_server.model.instant import Instant
+from sendkit_server.model.instant import Instant, from_text
 from sendkit_server.model.mail import ApiKey, Attachment, Submission, Tag
 from sendkit_server.model.refusal import Refusal, Refused, invalid, not_built_yet, required, wrong_type
 
@@ -152,8 +151,7 @@ def moment(given: Members, name: str) -> Instant | None:
     if text is None:
         return None
     try:
-        at = datetime.fromisoformat(text.strip())
-        return int((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
+        return from_text(text.strip())
     except (ValueError, OverflowError):
         raise Refused(
             invalid(f"The {name} field must be a time such as 2026-12-01T09:00:00Z (UTC without a zone).", name)

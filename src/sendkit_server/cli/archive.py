@@ -16,7 +16,7 @@ from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import ConfigError, Settings, load, parse_database_url
 from sendkit_server.manage.installation import prepare_data_dir
 from sendkit_server.manage.keys import ManageError
-from sendkit_server.model.instant import to_datetime
+from sendkit_server.model.instant import from_text, to_datetime
 from sendkit_server.store.errors import StoreError
 from sendkit_server.store.files import read_text
 from sendkit_server.store.store import VERSION
@@ -83,7 +83,7 @@ def restore_command(file: Path, cancel_waiting: bool) -> None:
 def export_command(kind: str, since: str | None, bodies: bool) -> None:
     """Print what is stored as JSON lines, without secrets, while the server runs."""
     try:
-        at = None if since is None else export.parse_since(since)
+        at = None if since is None else from_text(since)
     except ValueError:
         raise click.BadParameter(f"{since!r} is no ISO 8601 time", param_hint="--since") from None
     kinds = export.KINDS if kind == "all" else (kind,)

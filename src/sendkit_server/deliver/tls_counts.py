@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from sendkit_server.model.instant import DAY_MS, Instant
+from sendkit_server.model.instant import Instant, day_of
 from sendkit_server.net.tls_client import Trouble
 from sendkit_server.store.errors import OutcomeUnknown, StoreError
 from sendkit_server.store.queries.tls import CountKey
@@ -92,7 +92,7 @@ class TlsCounts:
         now = self._clock()
         for session in sessions:
             kind, result = counted_as(policy, session)
-            key = CountKey(now - now % DAY_MS, domain, str(kind), session.host, str(result))
+            key = CountKey(day_of(now), domain, str(kind), session.host, str(result))
             if key in self._counts or len(self._counts) < MOST_KEYS:
                 self._counts[key] += 1
 

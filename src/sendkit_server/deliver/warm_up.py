@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
 from sendkit_server.deliver.plan import Way
-from sendkit_server.model.instant import DAY_MS, Instant
+from sendkit_server.model.instant import DAY_MS, Instant, day_of
 
 WRITE_S = 5.0
 
@@ -98,8 +98,3 @@ class WarmUps:
         """What is still to be written, before the end."""
         if self._unwritten:
             await self.write()
-
-
-def day_of(now: Instant) -> Instant:
-    """The first moment of a moment's day, UTC."""
-    return now - now % DAY_MS

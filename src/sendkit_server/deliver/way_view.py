@@ -7,8 +7,8 @@ from typing import Any
 
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.route import Hosted, Smarthost
-from sendkit_server.deliver.warm_up import WarmUps, day_of
-from sendkit_server.model.instant import DAY_MS, Instant, api_time
+from sendkit_server.deliver.warm_up import WarmUps
+from sendkit_server.model.instant import DAY_MS, Instant, api_time, day_of
 
 
 def described(ways: Iterable[Way], warm_ups: WarmUps | None, now: Instant) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import msgspec
 
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError, ascii_domain
-from sendkit_server.model.instant import DAY_MS, Instant
+from sendkit_server.model.instant import DAY_MS, Instant, day_of
 from sendkit_server.store.queries import tls as queries
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.queries.tls import StoredPolicy
@@ -30,7 +30,7 @@ async def show(store: Store, domain: str | None, days: int, now: Instant) -> Sho
         raise ManageError(f"{domain!r} is no domain: {error}") from None
     if not 1 <= days <= MOST_DAYS:
         raise ManageError(f"days must be 1 to {MOST_DAYS}: nothing older is kept")
-    since = now - now % DAY_MS - (days - 1) * DAY_MS
+    since = day_of(now) - (days - 1) * DAY_MS
     counts = await store.read(lambda connection: queries.sum_counts(connection, name, since))
     policies = await store.read(lambda connection: queries.list_policies(connection, name, now))
     return Shown(list(counts), policies)

@@ -39,6 +39,17 @@ def _header_date(second: int) -> str:
     return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
+def day_of(at: Instant) -> Instant:
+    """The first moment of an instant's day in UTC."""
+    return at - at % DAY_MS
+
+
+def from_text(text: str) -> Instant:
+    """ISO 8601 or `YYYY-MM-DD HH:MM:SS`, UTC without a zone. ValueError, OverflowError when it is no time."""
+    at = datetime.fromisoformat(text)
+    return round((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
 def day_start(day: str) -> Instant:
     """The first instant of a `YYYY-MM-DD` day in UTC. ValueError when it is no such day."""
     if len(day) != 10:

@@ -6,7 +6,6 @@ Every object says what it is in `object`. Times are ISO 8601 in UTC; columns tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +68,6 @@ def export(
                 write(b"".join([_encode(one) + b"\n" for one in objects]))
                 lines += len(objects)
     return lines
-
-
-def parse_since(text: str) -> Instant:
-    """An ISO 8601 time or day, UTC when it names no zone. ValueError."""
-    found = datetime.fromisoformat(text)
-    return round((found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _objects(source: Source, kind: str, since: Instant | None, bodies: bool) -> Iterator[list[dict[str, Any]]]:
