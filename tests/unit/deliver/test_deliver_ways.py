@@ -246,7 +246,7 @@ async def test_one_dead_site_does_not_bring_a_route_down():
 
 
 def hosted(api: ApiSink) -> Hosted:
-    return Hosted("resend", Resend("re_secret", f"https://localhost:{api.port}"))
+    return Hosted("resend", Resend(api_key="re_secret", url=f"https://localhost:{api.port}"))
 
 
 async def test_a_provider_takes_mail_over_a_kept_connection_and_its_answer_is_on_record(authority, ca_file):

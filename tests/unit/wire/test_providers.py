@@ -43,7 +43,7 @@ RAW = (
     '--m\r\nContent-Type: text/plain\r\nContent-Disposition: attachment; filename="terms.txt"\r\n\r\nterms\r\n--m--\r\n'
 ).encode()
 MAIL = Mail("bounce@here.test", ("ann@there.test", "carol@there.test", "dave@there.test"), RAW, True, False)
-POSTMARK, RESEND, SENDGRID = Postmark("token"), Resend("re_123"), SendGrid("SG.1")
+POSTMARK, RESEND, SENDGRID = Postmark(server_token="token"), Resend(api_key="re_123"), SendGrid(api_key="SG.1")
 SES = Ses("eu-west-1", "AKIDEXAMPLE", "wJalrXUtnFEMI")
 ALL: list[Provider] = [POSTMARK, RESEND, SENDGRID, SES]
 

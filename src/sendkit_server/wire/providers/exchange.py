@@ -61,6 +61,23 @@ class Endpoint(msgspec.Struct, frozen=True):
         return cls(parts.hostname, parts.port or 443, parts.path.rstrip("/"))
 
 
+class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an account with any provider has. url: of its API, only https."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        _ = self.endpoint  # ValueError: url leads nowhere
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, …)"  # and no secret
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is."""
+        return Endpoint.of(self.url)
+
+
 def words(body: bytes, *members: str) -> str:
     """What an error body says: the first of these members that it has, else its beginning."""
     found: Any

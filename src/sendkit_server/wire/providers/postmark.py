@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.wire.providers.exchange import Answer, ApiRequest, Endpoint, Meaning, meaning_of, words
+from sendkit_server.wire.providers.exchange import Account, Answer, ApiRequest, Meaning, meaning_of, words
 from sendkit_server.wire.providers.message import Parts, take_apart
 from sendkit_server.wire.smtp_client import Mail
 
@@ -17,23 +17,12 @@ _NOT_HERE = frozenset({400, 401, 402, 411, 1226, 1235})  # no signature for this
 _INACTIVE_RECIPIENT = 406
 
 
-class Postmark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Postmark(Account, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A server of an account with Postmark."""
 
     server_token: str
     message_stream: str = "outbound"
     url: str = "https://api.postmarkapp.com"
-
-    def __post_init__(self) -> None:
-        Endpoint.of(self.url)
-
-    def __repr__(self) -> str:
-        return f"Postmark({self.url!r}, …)"
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it is."""
-        return Endpoint.of(self.url)
 
     def request(self, mail: Mail, now: Instant) -> ApiRequest:
         """The call that sends a mail. CannotCarry."""

@@ -7,27 +7,16 @@ from typing import Any
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.wire.providers.exchange import Answer, ApiRequest, Endpoint, Meaning, meaning_of, words
+from sendkit_server.wire.providers.exchange import Account, Answer, ApiRequest, Meaning, meaning_of, words
 from sendkit_server.wire.providers.message import Parts, Person, take_apart
 from sendkit_server.wire.smtp_client import Mail
 
 
-class SendGrid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SendGrid(Account, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An account with SendGrid."""
 
     api_key: str
     url: str = "https://api.sendgrid.com"
-
-    def __post_init__(self) -> None:
-        Endpoint.of(self.url)
-
-    def __repr__(self) -> str:
-        return f"SendGrid({self.url!r}, …)"
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it is."""
-        return Endpoint.of(self.url)
 
     def request(self, mail: Mail, now: Instant) -> ApiRequest:
         """The call that sends a mail. CannotCarry."""
