@@ -25,6 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
+from sinks.https import requests
+from sinks.server import LoopbackServer
+
 PROBLEM = "urn:ietf:params:acme:error:"
 JSON = "application/json"
 
@@ -37,7 +40,7 @@ class Refusal(Exception):
         self.status, self.code, self.detail, self.retry_after = status, code, detail, retry_after
 
 
-class AcmeSink:
+class AcmeSink(LoopbackServer):
     """See above. context: of its own HTTPS, for localhost.
 
     lifetime_s: of the certificates.  refusing: what newOrder is answered while it is set.  bad_nonces: how many good
@@ -46,7 +49,7 @@ class AcmeSink:
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        self.port = 0
+        super().__init__(tls=context)
         self._http_port = self._tls_port = 0
         self._told_where = asyncio.Event()
         self.lifetime_s = 90 * 86_400.0
@@ -56,26 +59,10 @@ class AcmeSink:
         self.tried = 0
         self.elsewhere: set[str] = set()
         self.accounts: dict[str, dict[str, Any]] = {}
-        self._context = context
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._ca = self._made_ca()
         self._nonces: set[str] = set()
         self._orders: dict[str, dict[str, Any]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> AcmeSink:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
 
     @property
     def base(self) -> str:
@@ -99,23 +86,10 @@ class AcmeSink:
 
     # -- HTTP ----------------------------------------------------------------------------------------------------
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                request, *lines = head.decode().split("\r\n")
-                headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-                body = await reader.readexactly(int(headers.get("content-length", "0")))
-                method, path, _ = request.split()
-                writer.write(self._answer(method, path, body))
-                await writer.drain()
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.transport.abort()
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async for request in requests(reader):
+            writer.write(self._answer(request.method, request.path, request.body))
+            await writer.drain()
 
     def _answer(self, method: str, path: str, body: bytes) -> bytes:
         try:

@@ -17,6 +17,7 @@ from typing import Any
 
 import h11
 
+from sinks.server import LoopbackServer
 from sinks.smtp import DROP, SILENCE
 
 
@@ -35,45 +36,18 @@ class Call:
         return json.loads(self.body)
 
 
-class ApiSink:
+class ApiSink(LoopbackServer):
     """See above."""
 
+    broken = (*LoopbackServer.broken, h11.RemoteProtocolError)
+
     def __init__(self, tls: ssl.SSLContext, *, answers: Sequence[Any] = ((200, {}),)) -> None:
+        super().__init__(tls=tls)
         self.answers = list(answers)
         self.calls: list[Call] = []
-        self.connections = 0
-        self.port = 0
-        self._tls = tls
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> ApiSink:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = self.connections
-        try:
-            await self._talk(reader, writer, number)
-        except (OSError, h11.RemoteProtocolError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         talk = h11.Connection(h11.SERVER)
         request: h11.Request | None = None
         body = b""

@@ -9,55 +9,30 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeAlias
+
+from sinks.server import LoopbackServer
 
 Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
-class RawServer:
-    """Gives each connection to a handler and cuts it when that returns. connections: how many there were."""
+class RawServer(LoopbackServer):
+    """Gives each connection to a handler and cuts it when that returns. receive_bytes: the kernel's buffer for each."""
 
     def __init__(self, host: str, port: int, handler: Handler, *, receive_bytes: int | None = None) -> None:
-        self.host = host
-        self.port = port
-        self.connections = 0
+        super().__init__(host, port, limit=2**12, backlog=64)
         self._handler = handler
         self._receive_bytes = receive_bytes
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> RawServer:
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    def _bound(self) -> socket.socket:
+        sock = super()._bound()
         if self._receive_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_bytes)  # connections inherit it
-        sock.bind((self.host, self.port))
-        self._server = await asyncio.start_server(self._serve, sock=sock, limit=2**12, backlog=64)
-        self.port = sock.getsockname()[1]
-        return self
+        return sock
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                await self._handler(reader, writer)
-        except asyncio.CancelledError:
-            if self._server.is_serving():
-                raise
-        finally:
-            self._tasks.discard(task)
-            writer.transport.abort()
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._handler(reader, writer)
 
 
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

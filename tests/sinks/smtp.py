@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from sinks.server import LoopbackServer
+
 
 class _Cut(Exception):
     pass
@@ -57,8 +59,10 @@ class Session:
     tls: bool = False
 
 
-class SmtpSink:
+class SmtpSink(LoopbackServer):
     """See above. tls: a context to offer STARTTLS with, None to offer none; tls_from_start: to begin with."""
+
+    broken = (*LoopbackServer.broken, _Cut, asyncio.LimitOverrunError)
 
     def __init__(
         self,
@@ -70,8 +74,7 @@ class SmtpSink:
         tls: ssl.SSLContext | None = None,
         tls_from_start: bool = False,
     ) -> None:
-        self.host = host
-        self.port = port
+        super().__init__(host, port, tls=tls if tls_from_start else None, limit=2**20, backlog=512)
         self.answers: dict[str, Answer] = dict(answers or {})
         self.extensions = list(extensions)
         self.mails: list[Received] = []
@@ -82,49 +85,21 @@ class SmtpSink:
         self.tls = tls
         self._tls_from_start = tls_from_start
         self._times: dict[str, int] = {}
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> SmtpSink:
-        context = self.tls if self._tls_from_start else None
-        self._server = await asyncio.start_server(
-            self._serve, self.host, self.port, ssl=context, limit=2**20, backlog=512
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
 
     @property
     def commands(self) -> list[str]:
         """All commands of all sessions."""
         return [command for session in self.sessions for command in session.commands]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = Session(len(self.sessions), tls=self._tls_from_start)
         self.sessions.append(session)
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
         try:
             await _Talk(self, session, reader, writer).run()
-        except (_Cut, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
-        except asyncio.CancelledError:
-            if self._server is not None and self._server.is_serving():
-                raise
         finally:
             self.open_now -= 1
-            self._tasks.discard(task)
-            writer.transport.abort()
 
     def _answer(self, step: str, session: Session, argument: str, default: object) -> object:
         times = self._times[step] = self._times.get(step, -1) + 1
