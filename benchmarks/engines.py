@@ -6,14 +6,9 @@ measured and why so. Exit status 1 when a program fails, not when a goal is miss
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
-import json
 import os
 import signal
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
@@ -21,12 +16,14 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+import frame
 import instances
 import machine
 import msgspec
+from frame import progress
 from instances import HERE, Failed, Sendkit, Sink
 from load import Job, Result
-from run import HTTP_CONNECTIONS, IDLE_WARM_UP, SMTP_SESSIONS, load, percentile, progress, result_of
+from run import HTTP_CONNECTIONS, IDLE_WARM_UP, SMTP_SESSIONS, load, percentile, result_of
 
 PARTS = ("load", "alone", "turns")
 DOORS = {"API": ("http", HTTP_CONNECTIONS), "SMTP": ("smtp", SMTP_SESSIONS)}
@@ -413,7 +410,7 @@ def table(candidates: Sequence[Candidate]) -> str:
     rows = [f"| figure | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     for line in lines_of(candidates):
         unit = f" ({line.unit})" if line.unit else ""
-        values = [_number(line.values[name]) if name in line.values else "" for name in names]
+        values = [frame.number(line.values[name]) if name in line.values else "" for name in names]
         rows.append(f"| {line.name}{unit} | {' | '.join(values)} |")
     return "\n".join(rows)
 
@@ -426,17 +423,9 @@ def goals_table(goals: Sequence[Goal]) -> str:
     return "\n".join(rows)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def save(found: dict[str, str], bench: Bench) -> Path:
-    """The run as JSON."""
-    now = datetime.datetime.now(datetime.UTC)
-    path = HERE / "results" / f"engines-{now:%Y-%m-%d-%H%M}.json"
-    content = {
-        "at": f"{now:%Y-%m-%dT%H:%MZ}",
-        "machine": found,
+def content(bench: Bench) -> dict[str, Any]:
+    """All that was found, for JSON."""
+    return {
         "amount": bench.amount,
         "figures": lines_of(bench.candidates),
         "by turns": lines_of(list(bench.turns.values())),
@@ -446,43 +435,23 @@ def save(found: dict[str, str], bench: Bench) -> Path:
             for candidate in (*bench.candidates, *bench.turns.values())
         },
     }
-    path.write_text(json.dumps(msgspec.to_builtins(content), indent=1, ensure_ascii=False) + "\n")
-    return path
 
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description="Sendkit on its two database engines, on this machine.")
-    parser.add_argument("--quick", action="store_true", help="fewer mails, one round: to see that it works")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"a comma list of {', '.join(PARTS)}")
-    parser.add_argument("--keep", action="store_true", help="leave the run's files, to look at logs and data")
-    arguments = parser.parse_args()
-    parts = frozenset(arguments.only.split(","))
-    if parts - set(PARTS):
-        parser.error(f"--only knows {', '.join(PARTS)}")
-    # As for Ctrl-C: everything that was started is stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    directory = Path(tempfile.mkdtemp(prefix="sendkit-bench-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    bench = Bench(directory, QUICK if arguments.quick else FULL)
-    try:
+    options = frame.options("Sendkit on its two database engines, on this machine.", PARTS)
+    with frame.files(options.keep) as directory:
+        bench = Bench(directory, QUICK if options.quick else FULL)
         found = machine.describe(directory)
-        bench.run(parts)
-    except Failed as failed:
-        sys.exit(f"{failed} (files: {directory})")
-    except BaseException:
-        instances.remove(directory)
-        raise
-    if not arguments.keep:
-        instances.remove(directory)
+        bench.run(options.parts)
     for name, value in found.items():
         print(f"{name + ':':<16}{value}")
     for shown in (bench.candidates, list(bench.turns.values())):
         if shown and lines_of(shown):
             print(f"\n{table(shown)}")
     print(f"\n{goals_table(goals_of(bench))}")
-    if not arguments.quick and parts == frozenset(PARTS):
-        print(f"\n{save(found, bench).relative_to(HERE.parent)}")
+    if options.is_whole:
+        print(f"\n{frame.save('engines-', found, content(bench)).relative_to(HERE.parent)}")
 
 
 if __name__ == "__main__":

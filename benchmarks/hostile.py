@@ -5,29 +5,26 @@ Two servers are alive at a time, alike but for what is measured, and get the sam
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
-import json
-import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from time import sleep, time_ns
 
 import farm
+import frame
 import instances
 import machine
 import msgspec
 import structlog
+from frame import progress
 from instances import HERE, Failed, Sendkit, Sink
 from load import Job
 from million import GROUP, Queue
-from run import HTTP_CONNECTIONS, load, progress, result_of
+from run import HTTP_CONNECTIONS, load, result_of
 
 from sendkit_server.manage import installation
 from sendkit_server.store.store import open_store
@@ -259,52 +256,22 @@ def table(parts: list[Part]) -> str:
     return "\n".join(lines)
 
 
-def save(found: dict[str, str], parts: list[Part], amount: Amount) -> Path:
-    """The run as JSON."""
-    now = datetime.datetime.now(datetime.UTC)
-    path = HERE / "results" / f"hostile-{now:%Y-%m-%d-%H%M}.json"
-    content = {
-        "at": f"{now:%Y-%m-%dT%H:%MZ}",
-        "machine": found,
-        "amount": msgspec.to_builtins(amount),
-        "parts": [
-            {**msgspec.to_builtins(part), "ratio": part.ratio, "ratio of CPU a mail": part.cpu_ratio} for part in parts
-        ],
-    }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return path
-
-
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description="What bad destinations cost the good ones.")
-    parser.add_argument("--quick", action="store_true", help="fewer mails, two rounds: to see that it works")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"a comma list of {', '.join(PARTS)}")
-    parser.add_argument("--keep", action="store_true", help="leave the run's files, to look at logs and data")
-    arguments = parser.parse_args()
-    wanted = frozenset(arguments.only.split(","))
-    if wanted - set(PARTS):
-        parser.error(f"--only knows {', '.join(PARTS)}")
-    # As for Ctrl-C: everything that was started is stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options = frame.options("What bad destinations cost the good ones.", PARTS)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    amount = QUICK if arguments.quick else FULL
-    directory = Path(tempfile.mkdtemp(prefix="sendkit-bench-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    bench = Bench(directory, amount)
-    try:
+    amount = QUICK if options.quick else FULL
+    with frame.files(options.keep) as directory:
+        bench = Bench(directory, amount)
         found = machine.describe(directory)
-        bench.run(wanted)
-    except Failed as failed:
-        sys.exit(f"{failed} (files: {directory})")
-    except BaseException:
-        instances.remove(directory)
-        raise
-    if not arguments.keep:
-        instances.remove(directory)
+        bench.run(options.parts)
     print(table(bench.parts))
-    if not arguments.quick:
-        print(f"\n{save(found, bench.parts, amount).relative_to(HERE.parent)}")
+    if not options.quick:
+        parts = [
+            {**msgspec.to_builtins(part), "ratio": part.ratio, "ratio of CPU a mail": part.cpu_ratio}
+            for part in bench.parts
+        ]
+        print(f"\n{frame.save('hostile-', found, {'amount': amount, 'parts': parts}).relative_to(HERE.parent)}")
 
 
 if __name__ == "__main__":

@@ -12,21 +12,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime
 import itertools
 import json
-import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter, time_ns
 from typing import Any
 
+import frame
 import instances
 import machine
 import structlog
-from instances import HERE
 from run import percentile
 from store import delivered, new_mail
 
@@ -189,8 +186,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--waiting", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    # As for Ctrl-C: everything that was started is stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    frame.end_at_sigterm()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     for name in [arguments.engine] if arguments.engine else ENGINES:
         with tempfile.TemporaryDirectory(prefix="sendkit-bench-", dir="/var/tmp") as directory:
@@ -199,15 +195,8 @@ def main() -> None:
             print(name, flush=True)
             with ENGINES[name](Path(directory)) as queue:
                 slices = through(queue, arguments.messages)
-                save(name, found, slices, before_many(queue, arguments.waiting))
-
-
-def save(name: str, found: dict[str, str], slices: list[Facts], full: Facts) -> None:
-    """One engine's run as JSON."""
-    now = datetime.datetime.now(datetime.UTC)
-    content = {"at": f"{now:%Y-%m-%dT%H:%MZ}", "machine": found, f"each {SLICE:,}": slices, "full queue": full}
-    path = HERE / "results" / f"million-{name}-{now:%Y-%m-%d-%H%M}.json"
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+                content = {f"each {SLICE:,}": slices, "full queue": before_many(queue, arguments.waiting)}
+                frame.save(f"million-{name}-", found, content)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,18 @@ and why so. Exit status 1 when a program fails, not when a goal is missed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
-import json
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
+import frame
 import instances
 import machine
 import msgspec
+from frame import progress
 from instances import HERE, Failed, Postfix, Sendkit, Sink
 from load import Job, Result
 
@@ -270,75 +267,34 @@ def below(name: str, unit: str, ours: float, most: float) -> Figure:
     return Figure(name, unit, ours, None, f"< {most:g} {unit}", ours < most)
 
 
-def progress(what: str) -> None:
-    """To stderr, so that stdout is the table."""
-    print(f"… {what}", file=sys.stderr)
-
-
 def table(figures: list[Figure]) -> str:
     """For people, and as it stands for the README."""
     lines = ["| figure | Postfix | Sendkit | ratio | goal | met |", "|---|---:|---:|---:|---|---|"]
     for figure in figures:
-        theirs = "" if figure.postfix is None else f"{_number(figure.postfix)} {figure.unit}"
+        theirs = "" if figure.postfix is None else f"{frame.number(figure.postfix)} {figure.unit}"
         ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}×"
         met = {True: "yes", False: "**no**", None: ""}[figure.is_met]
-        ours = f"{_number(figure.sendkit)} {figure.unit}"
+        ours = f"{frame.number(figure.sendkit)} {figure.unit}"
         lines.append(f"| {figure.name} | {theirs} | {ours} | {ratio} | {figure.goal} | {met} |")
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def save(found: dict[str, str], figures: list[Figure], amount: Amount) -> Path:
-    """The run as JSON; names of machines do not belong into a repository."""
-    now = datetime.datetime.now(datetime.UTC)
-    path = HERE / "results" / f"{now:%Y-%m-%d-%H%M}.json"
-    path.parent.mkdir(exist_ok=True)
-    content = {
-        "at": f"{now:%Y-%m-%dT%H:%MZ}",
-        "machine": found,
-        "amount": msgspec.to_builtins(amount),
-        "figures": [{**msgspec.to_builtins(figure), "ratio": figure.ratio} for figure in figures],
-    }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return path
-
-
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description="Sendkit beside Postfix, on this machine.")
-    parser.add_argument("--quick", action="store_true", help="fewer mails, one round: to see that it works")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"a comma list of {', '.join(PARTS)}")
-    parser.add_argument("--keep", action="store_true", help="leave the run's files, to look at logs and data")
-    arguments = parser.parse_args()
-    parts = frozenset(arguments.only.split(","))
-    if parts - set(PARTS):
-        parser.error(f"--only knows {', '.join(PARTS)}")
-    # As for Ctrl-C: everything that was started is stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    amount = QUICK if arguments.quick else FULL
-    # /tmp may be memory, where an fsync costs nothing; and Postfix's user must be able to enter.
-    directory = Path(tempfile.mkdtemp(prefix="sendkit-bench-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    bench = Bench(directory, amount)
-    try:
+    options = frame.options("Sendkit beside Postfix, on this machine.", PARTS)
+    amount = QUICK if options.quick else FULL
+    with frame.files(options.keep) as directory:
+        bench = Bench(directory, amount)
         found = machine.describe(directory)
-        bench.run(parts)
-    except Failed as failed:
-        sys.exit(f"{failed} (files: {directory})")
-    except BaseException:
-        instances.remove(directory)
-        raise
-    if not arguments.keep:
-        instances.remove(directory)
+        bench.run(options.parts)
     for name, value in found.items():
         print(f"{name + ':':<16}{value}")
     print()
     print(table(bench.figures))
-    if not arguments.quick and parts == frozenset(PARTS):
-        print(f"\n{save(found, bench.figures, amount).relative_to(HERE.parent)}")
+    if options.is_whole:
+        figures = [{**msgspec.to_builtins(figure), "ratio": figure.ratio} for figure in bench.figures]
+        path = frame.save("", found, {"amount": amount, "figures": figures})
+        print(f"\n{path.relative_to(HERE.parent)}")
 
 
 if __name__ == "__main__":
