@@ -10,7 +10,6 @@ What is asked of each host is decided before any is connected to: by its TLSA re
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -129,12 +128,7 @@ class Dialer:
 
     async def addresses(self, host: str) -> tuple[str, ...] | DnsProblem:
         """A host's addresses."""
-        if host == "localhost":
-            return ("127.0.0.1", "::1")  # RFC 6761 6.3: not a question for DNS
-        try:
-            return (str(ipaddress.ip_address(host)),)
-        except ValueError:
-            return await self._resolver.addresses(host)
+        return await self._resolver.host_addresses(host)
 
     @property
     def tls(self) -> TlsClient:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import ipaddress
 from base64 import b64decode
 from collections.abc import Sequence
 from enum import StrEnum
@@ -163,7 +162,7 @@ async def _judge_mechanism(resolver: Resolver, name: str, mechanism: str) -> Jud
     kind, _, value = mechanism.partition(":")
     if kind in ("ip4", "ip6"):
         return _judged(await evaluate(resolver, name, value), value)
-    addresses = await _host_addresses(resolver, value)
+    addresses = await resolver.host_addresses(value)
     if kind == "a":
         if isinstance(addresses, DnsProblem):
             return Verdict.UNAVAILABLE, f"the address that we send from is not known ({addresses.text})"
@@ -199,13 +198,6 @@ async def _judge_relay(resolver: Resolver, name: str, relay: str, addresses: Seq
         return Verdict.WRONG, f"the relay {relay} is not included"
     included = ", ".join(sorted(walked.included))
     return Verdict.OK, f"{included} is included; whether {relay} sends from there cannot be told"
-
-
-async def _host_addresses(resolver: Resolver, host: str) -> tuple[str, ...] | DnsProblem:
-    try:
-        return (str(ipaddress.ip_address(host)),)
-    except ValueError:
-        return await resolver.addresses(host)
 
 
 # MX and DMARC

@@ -214,19 +214,10 @@ def _greets_as(line: str, hostname: str) -> bool:
 
 
 async def _targets(hosts: Sequence[str], port: int, resolver: Resolver) -> list[Target] | DnsProblem:
-    found = [await _addresses(host, resolver) for host in hosts[:MAX_ADDRESSES]]
+    found = [await resolver.host_addresses(host) for host in hosts[:MAX_ADDRESSES]]
     targets = choose_targets(hosts, [() if isinstance(each, DnsProblem) else each for each in found], port)
     problems = [each for each in found if isinstance(each, DnsProblem)]
     return targets or max(problems, key=lambda problem: problem.trouble is DnsTrouble.UNAVAILABLE)
-
-
-async def _addresses(host: str, resolver: Resolver) -> tuple[str, ...] | DnsProblem:
-    if host == "localhost":
-        return ("127.0.0.1", "::1")  # RFC 6761 6.3: not a question for DNS
-    try:
-        return (str(ipaddress.ip_address(host)),)
-    except ValueError:
-        return await resolver.addresses(host)
 
 
 def _holds(found: tuple[str, ...] | DnsProblem, address: str) -> bool:

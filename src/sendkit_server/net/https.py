@@ -7,7 +7,6 @@ the host's name, redirects are answers like any other, a body has a bound, and e
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from collections.abc import Sequence
 from typing import cast
@@ -237,12 +236,7 @@ async def _secured(wire: _Wire, target: Target, tls: TlsClient) -> HttpsConnecti
 
 
 async def _addresses(host: str, resolver: Resolver) -> tuple[str, ...]:
-    if host == "localhost":
-        return ("127.0.0.1", "::1")  # RFC 6761 6.3
-    try:
-        return (str(ipaddress.ip_address(host)),)
-    except ValueError:
-        found = await resolver.addresses(host)
+    found = await resolver.host_addresses(host)
     if isinstance(found, DnsProblem):
         raise HttpsTrouble(found.text)
     return found[:MAX_ADDRESSES]

@@ -90,6 +90,16 @@ class Resolver:
         """A host's addresses, IPv6 and IPv4 alternating."""
         return await self._cached("A", host, lambda name: self._ask_addresses(name, self._stub))
 
+    async def host_addresses(self, host: str) -> tuple[str, ...] | DnsProblem:
+        """As addresses(), for a host that an operator or a URL names: it may be an address, or localhost, which is no
+        question for DNS (RFC 6761 6.3)."""
+        if host == "localhost":
+            return ("127.0.0.1", "::1")
+        try:
+            return (str(ipaddress.ip_address(host)),)
+        except ValueError:
+            return await self.addresses(host)
+
     async def texts(self, name: str) -> tuple[str, ...] | DnsProblem:
         """A name's TXT records, the strings of each joined (RFC 7208 3.3); none is an empty answer. Asked anew each time."""
         answer = await self._question(name, dns.rdatatype.TXT, self._stub)
