@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from sendkit_server.model import refusal
 from sendkit_server.model.address import AddressError, Mailbox, parse_mailbox
 from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey
+from sendkit_server.model.peer import peer_address
 from sendkit_server.model.permissions import EMAILS_SEND
 from sendkit_server.model.refusal import Refusal, Refused, restricted_to
 
@@ -82,12 +83,8 @@ def _matches(from_: Mailbox, pattern: str) -> bool:
 
 
 def _is_within(client: str, networks: Sequence[str]) -> bool:
-    try:
-        address = ip_address(client.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in _network(each) for each in networks)
+    address = peer_address(client)
+    return address is not None and any(address in _network(each) for each in networks)
 
 
 @lru_cache(maxsize=4096)

@@ -5,34 +5,26 @@ An IPv6 client owns at least a /64, so all of it counts as one address.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, OrderedDict, deque
+from ipaddress import IPv6Address, IPv6Network
+
+from sendkit_server.model.peer import peer_address
 
 MAX_REMEMBERED = 4_096  # addresses with failed logins; beyond that the longest quiet is forgotten
 
 
 def address_group(host: str) -> str:
     """What counts as one client: an IPv4 address, an IPv6 /64; the text itself when it is no address."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((address, 64), strict=False))
+    address = peer_address(host)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, 64), strict=False))
+    return host if address is None else str(address)
 
 
 def is_loopback(host: str) -> bool:
     """Whether the peer is this machine."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
+    address = peer_address(host)
+    return address is not None and address.is_loopback
 
 
 class ConnectionCounts:
