@@ -128,19 +128,7 @@ class Lane:
 
     def view(self) -> LaneView:
         """For people."""
-        paused = self.is_paused()
-        pushed_s = self.pace.pause_until - self._loop.time()
-        if not paused and pushed_s > 0:
-            return LaneView(
-                self.site.name,
-                self.way.name,
-                self.load - self._carrying,
-                self._carrying,
-                len(self._connections),
-                self.last_answer,
-                self._office.now() + round(pushed_s * 1000),
-                f"The site pushes back: {self._pushed_back}",
-            )
+        until, reason = self._pause()
         return LaneView(
             self.site.name,
             self.way.name,
@@ -148,9 +136,18 @@ class Lane:
             self._carrying,
             len(self._connections),
             self.last_answer,
-            self.paused_until if paused else None,
-            self._trouble.outcome.text if paused and self._trouble else "",
+            until,
+            reason,
         )
+
+    def _pause(self) -> tuple[Instant | None, str]:
+        """Until when nothing is sent, and why; (None, "") when it is not so."""
+        if self.is_paused():
+            return self.paused_until, self._trouble.outcome.text if self._trouble else ""
+        pushed_s = self.pace.pause_until - self._loop.time()
+        if pushed_s > 0:
+            return self._office.now() + round(pushed_s * 1000), f"The site pushes back: {self._pushed_back}"
+        return None, ""
 
     def go_on(self) -> None:
         """A connection may be opened again."""

@@ -75,6 +75,11 @@ class ApiKey(msgspec.Struct, frozen=True):
     restrictions: Restrictions = NO_RESTRICTIONS
     team_paused: str | None = None
 
+    @property
+    def captures(self) -> bool:
+        """Whether its mail is taken and reported on, but never delivered."""
+        return self.test or self.restrictions.shadow
+
 
 class Attachment(msgspec.Struct, frozen=True):
     """One file, decoded. content_id set: an inline part that HTML names as `cid:…`."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import msgspec
 
-DOC_URL = "docs/errors.md"
-
 
 class Refusal(msgspec.Struct, frozen=True):
     """One structured no.
