@@ -14,7 +14,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "<!-- Generated from src/sendkit_server/config.py by scripts/make_docs.py. -->",
+        "<!-- Generated from src/sendkit_server/config/table.py by scripts/make_docs.py. -->",
         "",
         "From the environment, else from `sendkit.toml` (keys without `SENDKIT_`, in lower case), else the default. `sendkit config` prints what is in",
         "force and where it comes from. A `*_BIND` takes a comma list, IPv6 as `[::]:port`, or `none`; durations are `90s`, `5m`, `1h`, `2d`.",

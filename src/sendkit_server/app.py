@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import ipaddress
 import os
 import secrets
 import signal
@@ -22,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -40,7 +38,6 @@ from sendkit_server.config import (
     Address,
     ConfigError,
     Settings,
-    acme_challenge_of,
     limits_of,
     routing_of,
 )
@@ -48,7 +45,7 @@ from sendkit_server.dashboard.door import Pages
 from sendkit_server.deliver.deliverer import Deliverer
 from sendkit_server.deliver.mta_sts import PolicyWeb, StsPolicies
 from sendkit_server.deliver.ownership import Share
-from sendkit_server.deliver.route import Capture, Direct, Route, Smarthost
+from sendkit_server.deliver.route import Capture, Route
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stored import DeliveryView, TlsView
 from sendkit_server.deliver.tls_counts import TlsCounts
@@ -57,13 +54,10 @@ from sendkit_server.events.metrics import Metrics
 from sendkit_server.events.refusals import RefusalLog
 from sendkit_server.manage import certificate_view, commands, installation, people
 from sendkit_server.manage.audit import Actor
-from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
-from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.rotation import open_installation
-from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model import refusal
 from sendkit_server.model.certificate import certifiable
 from sendkit_server.model.clock import SteadyClock
@@ -84,6 +78,7 @@ from sendkit_server.smtp.keys import StoredKeys
 from sendkit_server.smtp.listener import Listener
 from sendkit_server.smtp.peers import address_group
 from sendkit_server.smtp.submission import SubmissionSettings
+from sendkit_server.standing import ALGORITHMS, certificates_wanted, dns_names, named_sources, surroundings
 from sendkit_server.store import seal
 from sendkit_server.store.errors import StoreError
 from sendkit_server.store.files import write_file
@@ -104,7 +99,6 @@ IDLE_LOOK_AMONG_OTHERS_S = 1.0  # without notifications; it is one look into an 
 OVERTIME_S = 6.0  # beyond drain_seconds
 LEAVE_S = 1.0  # for what is to be written at the end, and the goodbye; a database that is away is not waited for
 CAPTURE_ROUTE = Capture().name
-ALGORITHMS = {"rsa": "rsa-sha256", "ed25519": "ed25519-sha256"}
 
 log = structlog.get_logger("app")
 
@@ -674,74 +668,6 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None
     """From another thread; a loop that has just ended needs nothing any more."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function)
-
-
-def named_sources(routes: Sequence[Route]) -> list[str]:
-    """The source addresses that routes name."""
-    return [
-        address for route in routes if isinstance(route, Direct) for one in route.sources for address in one.addresses
-    ]
-
-
-def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
-    """What the DNS records depend on: our addresses where we deliver ourselves, the relays' where they do."""
-    mechanisms: list[str] = []
-    if any(isinstance(route, Direct) for route in routes):
-        addresses = _public_addresses(settings, routes)
-        mechanisms += [f"ip6:{address}" if ":" in address else f"ip4:{address}" for address in addresses]
-        if not addresses:
-            # Behind address translation the machine does not know its public address; its name's A record does.
-            mechanisms.append(f"a:{settings.hostname}")
-    mechanisms += [f"include:{route.host}" for route in routes if isinstance(route, Smarthost)]
-    algorithms = tuple(ALGORITHMS[name] for name in settings.dkim)
-    return DnsNames(settings.hostname, tuple(mechanisms), algorithms)  # type: ignore[arg-type]  # the names of ALGORITHMS
-
-
-def surroundings(settings: Settings, routes: tuple[Route, ...], *, serving: bool) -> Surroundings:
-    """What the doctor needs to know. serving: this process is the server."""
-    own_authority = settings.tls_cert is None
-    return Surroundings(
-        names=dns_names(settings, routes),
-        addresses=_public_addresses(settings, routes),
-        direct=any(isinstance(route, Direct) for route in routes),
-        relays=tuple((route.host, route.port) for route in routes if isinstance(route, Smarthost)),
-        dns_servers=settings.dns_servers,
-        mx_port=settings.mx_port,
-        allowed=settings.allow_private_networks,
-        probe_domains=settings.probed_domains,
-        blocklists=tuple(zone.strip(".").lower() for zone in settings.blocklists),
-        min_free_disk=settings.min_free_disk,
-        certificate=settings.data_dir / "tls" / "cert.pem" if own_authority else Path(settings.tls_cert),
-        own_authority=own_authority,
-        reachable=any(
-            not address.is_loopback
-            for binds in (settings.https_bind, settings.smtp_bind, settings.smtps_bind)
-            for address in binds
-        ),
-        serving=serving,
-    )
-
-
-def _public_addresses(settings: Settings, routes: Sequence[Route]) -> tuple[str, ...]:
-    """The addresses that direct mail is seen to come from; none when that is not known."""
-    found = dict.fromkeys([*source_addresses(), *named_sources(routes)])
-    detected = tuple(address for address in found if ipaddress.ip_address(address).is_global)
-    return settings.send_addresses or detected
-
-
-def certificates_wanted(settings: Settings) -> Wanted:
-    """Which certificates our listeners should have. Where a proxy stands in front of the pages, theirs are its affair."""
-    given = settings.tls_cert is not None
-    return Wanted(
-        hostname=settings.hostname,
-        public_host=urlsplit(settings.public_url).hostname,
-        web=bool(settings.https_bind) or not settings.behind_proxy,
-        email=settings.acme_email or "",
-        directory=settings.acme_directory,
-        challenge=acme_challenge_of(settings),
-        cert=Path(settings.tls_cert) if given else settings.data_dir / "tls" / "cert.pem",
-        given=given,
-    )
 
 
 def _address_of(sock: Any) -> Address:

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sendkit_server.app import certificates_wanted, now_ms, surroundings
+from sendkit_server.app import now_ms
 from sendkit_server.cli.logs import configure_logging
 from sendkit_server.config import Settings, routing_of
 from sendkit_server.deliver.plan import Plans
@@ -21,6 +21,7 @@ from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.installation import prepare_data_dir
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.manage.rotation import open_installation
+from sendkit_server.standing import certificates_wanted, surroundings
 from sendkit_server.store.errors import StoreError, StoreLocked
 from sendkit_server.store.store import Store
 
