@@ -222,6 +222,20 @@ async def test_domains_add_prints_the_records_and_a_key_is_shown_once_and_kept_a
         assert secret not in dumped and secret.encode().hex() not in dumped
 
 
+async def test_a_rotated_key_is_listed_with_its_end_beside_the_new_one(make_server: Callable[..., Server]) -> None:
+    server = await make_server().start()
+    await server.command("keys", "create", "--name", "app", "--sender", "a@sender.test")
+    (old,) = json.loads((await server.command("keys", "list", "--json"))[1])
+    status, out, err = await server.command("keys", "rotate", old["id"], "--overlap", "1h")
+    assert status == 0 and out.startswith("sk_live_"), err
+    new, ending = json.loads((await server.command("keys", "list", "--json"))[1])
+    assert (ending["id"], new["expires_at"]) == (old["id"], None) and ending["expires_at"]
+    lines = (await server.command("keys", "list"))[1].splitlines()
+    bounds = {line.split()[0]: line.partition("(")[2] for line in lines}
+    assert bounds[old["id"]] == f"ends {ending['expires_at']}; from a@sender.test)"
+    assert bounds[new["id"]] == "from a@sender.test)"
+
+
 async def test_secrets_in_the_data_directory_are_for_its_owner_alone(make_server: Callable[..., Server]) -> None:
     server = make_server()
     server.data_dir.rmdir()

@@ -207,6 +207,7 @@ def revoke_key(key_id: str, team: str) -> None:
 def _bounds(key: dict[str, Any]) -> str:
     """What restricts a key, in short."""
     found = ["expired"] if key["status"] == "expired" else []
+    found += [f"ends {key['expires_at']}"] if key["expires_at"] and not found else []
     found += [f"from {', '.join(key['senders'])}"] if key["senders"] else []
     found += [f"to {', '.join(key['recipient_domains'])}"] if key["recipient_domains"] else []
     found += [f"in {', '.join(key['networks'])}"] if key["networks"] else []
