@@ -18,6 +18,7 @@ from sendkit_server.net.resolver import MAX_ADDRESSES, DnsProblem, DnsTrouble, R
 
 CONNECT_S = 8.0
 # Spamhaus and others: "your resolver, or your way of asking, is refused", which is no listing.
+NAME_THE_HOST = "SENDKIT_HOSTNAME=mail.example.com, a name in DNS that leads to this server"
 REFUSED = ipaddress.ip_network("127.255.255.0/24")
 LISTED = ipaddress.ip_network("127.0.0.0/16")
 
@@ -29,8 +30,8 @@ async def look_at_hostname(around: Surroundings, resolver: Resolver) -> list[Fin
     host = around.names.hostname
     why = "Receivers look up the name that a server greets with, and distrust one that leads nowhere."
     if "." not in host:
-        fix = "SENDKIT_HOSTNAME=mail.example.com, a name in DNS that leads to this server"
-        return [Finding("hostname", ERROR, f"SENDKIT_HOSTNAME {host!r} is not a fully qualified name", why, fix)]
+        text = f"SENDKIT_HOSTNAME {host!r} is not a fully qualified name"
+        return [Finding("hostname", ERROR, text, why, NAME_THE_HOST)]
     found = await resolver.addresses(host)
     if isinstance(found, DnsProblem):
         if found.trouble is DnsTrouble.UNAVAILABLE:
@@ -186,7 +187,8 @@ async def look_at_inbound(name: str, around: Surroundings, resolver: Resolver, d
     hosts = await resolver.mail_hosts(name)
     if isinstance(hosts, DnsProblem) and hosts.trouble is DnsTrouble.UNAVAILABLE:
         return _not_asked("inbound", hosts, domain=domain)
-    line = f"{name}. 3600 IN MX 10 {around.names.hostname}."
+    host = around.names.hostname
+    line = f"{name}. 3600 IN MX 10 {host}." if "." in host else NAME_THE_HOST
     if isinstance(hosts, DnsProblem):
         return Finding("inbound", ERROR, hosts.text, why, line, domain)
     targets = await _targets([mx.host for mx in hosts], around.mx_port, resolver)
@@ -201,7 +203,7 @@ async def look_at_inbound(name: str, around: Surroundings, resolver: Resolver, d
         fix = f"SENDKIT_INBOUND_BIND=0.0.0.0:{around.mx_port}, and let port {around.mx_port} through the firewall"
         return Finding("inbound", ERROR, f"nobody answers for {name}: {text}{note}", why, fix, domain)
     at = f"{answer.target.host} [{answer.target.address}]:{answer.target.port}"
-    if _greets_as(answer.line, around.names.hostname):
+    if _greets_as(answer.line, host):
         return Finding("inbound", OK, f"{name} leads to this server at {at}", domain=domain)
     text = f"another server answers for {name} at {at}: {answer.line[:100]!r}"
     fix = f"{line}  (or let that server hand bounces to `sendkit inbound`)"

@@ -191,6 +191,13 @@ async def test_a_return_path_that_leads_nowhere_is_an_error(dns: DnsServer):
     assert (await inbound(dns)).status == "unknown"
 
 
+async def test_without_a_name_the_cure_is_a_name_and_no_record_that_leads_to_nobody(dns: DnsServer):
+    looked = around(names=DnsNames("localhost", (), ("rsa-sha256",)))
+    found = await doctor_outside.look_at_inbound("localhost", looked, resolver(dns), None)
+    assert (found.status, found.fix) == ("error", doctor_outside.NAME_THE_HOST)
+    assert "SENDKIT_HOSTNAME=" in doctor_outside.NAME_THE_HOST
+
+
 # Domains
 
 KEY = dkim_keys.public_record(dkim_keys.generate("rsa-sha256"))
