@@ -42,7 +42,9 @@ class LoopbackServer:
         await self._server.wait_closed()
 
     def _bound(self) -> socket.socket:
-        sock = socket.socket()
+        # The protocol by its number: asyncio turns Nagle off only for a socket that says so, and a sink that answers line by
+        # line would wait 40 ms for each acknowledgement.
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((self.host, self.port))
