@@ -38,7 +38,12 @@ def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
             mechanisms.append(f"a:{settings.hostname}")
     mechanisms += [f"include:{route.host}" for route in routes if isinstance(route, Smarthost)]
     algorithms = tuple(ALGORITHMS[name] for name in settings.dkim)
-    return DnsNames(settings.hostname, tuple(mechanisms), algorithms)  # type: ignore[arg-type]  # the names of ALGORITHMS
+    return DnsNames(
+        settings.hostname,
+        tuple(mechanisms),
+        algorithms,  # type: ignore[arg-type]  # the names of ALGORITHMS
+        urlsplit(settings.public_url).hostname or settings.hostname,
+    )
 
 
 def surroundings(settings: Settings, routes: tuple[Route, ...], *, serving: bool) -> Surroundings:

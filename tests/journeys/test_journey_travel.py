@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -100,6 +101,29 @@ async def test_a_domain_whose_tls_is_enforced_sends_nothing_in_clear(server: Ser
     await server.settled(key, await server.send(key), "delivered")
     assert len(sink.mails) == 1
     assert (await server.command("domains", "set", "nowhere.test", "--tls", "enforced"))[0] == 1
+    assert (await server.command("domains", "set", "sender.test"))[0] == 2, "nothing to change"
+
+
+async def test_a_domain_s_own_return_path_is_used_once_dns_leads_there(
+    server: Server, key: str, sink: SmtpSink, dns: DnsServer
+) -> None:
+    status, out, err = await server.command(
+        "domains", "set", "sender.test", "--return-path", "bounces", "--tracking", "links"
+    )
+    assert status == 0 and "bounces come to bounces.sender.test, tracking links lead to links.sender.test" in out, err
+    assert "\nlinks.sender.test. 3600 IN " in out
+    await server.settled(key, await server.send(key), "delivered")
+    assert sink.mails[-1].return_path.endswith("@mail.sender.test")
+    for line in out.splitlines():
+        if found := re.fullmatch(r"(\S+)\. 3600 IN (TXT|MX|A) (.*)", line):
+            dns.zone.setdefault(found[1], {})[found[2]] = [found[3]]
+    dns.zone["mail.sender.test"] = {"A": [sink.host]}
+    status, out, err = await server.command("domains", "verify", "sender.test")
+    assert status == 0, out + err
+    await server.stop()
+    await server.start()  # what a signer knows of a domain it keeps for some seconds
+    await server.settled(key, await server.send(key), "delivered")
+    assert sink.mails[-1].return_path.endswith("@bounces.sender.test")
 
 
 async def urgent_beside_bulk(make_server: Callable[..., Server], sink: SmtpSink, bulk: int, urgent: int) -> list[float]:

@@ -6,9 +6,10 @@ from sendkit_server.api import payload, shapes
 from sendkit_server.api.http import Request, Response, json_response, listed, page
 from sendkit_server.api.service import Service
 from sendkit_server.manage import domains, verification
-from sendkit_server.manage.domains import TLS_POLICIES, Domain
+from sendkit_server.manage.domain_wishes import DomainWish
+from sendkit_server.manage.domains import Domain
 from sendkit_server.manage.keys import ManageError
-from sendkit_server.model.refusal import Refusal, Refused, invalid, not_built_yet, required, too_long
+from sendkit_server.model.refusal import Refusal, Refused, invalid, required, too_long
 
 MAX_NAME_CHARACTERS = 255
 MAX_REGION_CHARACTERS = 32
@@ -44,8 +45,7 @@ async def add(service: Service, request: Request) -> Response | Refusal:
         return required("region")
     if len(region) > MAX_REGION_CHARACTERS or not region.isprintable():
         return too_long("region", MAX_REGION_CHARACTERS)
-    tls = _tls(given)
-    _check_tracking(given)
+    wish = _wish(given)
     if await domains.show_domain(service.store, request.team_id, name, service.dns_names) is not None:
         return _TAKEN
     try:
@@ -55,11 +55,13 @@ async def add(service: Service, request: Request) -> Response | Refusal:
             name,
             service.dns_names,
             trust=False,
-            tls=tls,
+            wish=wish,
             region=region,
             by=service.actor(request),
         )
     except ManageError as error:
+        if error.field is not None:
+            raise
         raise Refused(invalid(f"The name field must be a domain name: {error}.", "name")) from None
     return json_response(shapes.domain(added), 201)
 
@@ -67,13 +69,10 @@ async def add(service: Service, request: Request) -> Response | Refusal:
 async def change(service: Service, request: Request) -> Response | Refusal:
     """PUT or PATCH /domains/{id}: what is not named stays as it is"""
     given = payload.members(request.headers, request.body)
-    tls = _tls(given)
-    _check_tracking(given)
-    name = request.path_args[0]
-    if tls is None:
-        return await read(service, request)
-    actor = service.actor(request)
-    return _answer(await domains.set_tls(service.store, request.team_id, name, tls, service.dns_names, actor))
+    name, actor = request.path_args[0], service.actor(request)
+    return _answer(
+        await domains.change_domain(service.store, request.team_id, name, _wish(given), service.dns_names, actor)
+    )
 
 
 async def delete(service: Service, request: Request) -> Response | Refusal:
@@ -103,14 +102,11 @@ def _answer(found: Domain | None) -> Response | Refusal:
     return _NOT_FOUND if found is None else json_response(shapes.domain(found))
 
 
-def _tls(given: payload.Members) -> str | None:
-    tls = payload.string(given, "tls")
-    if tls is not None and tls not in TLS_POLICIES:
-        raise Refused(invalid(f"The tls field must be one of {', '.join(TLS_POLICIES)}.", "tls"))
-    return tls
-
-
-def _check_tracking(given: payload.Members) -> None:
-    for member in ("open_tracking", "click_tracking"):
-        if payload.boolean(given, member):
-            raise Refused(not_built_yet(member))
+def _wish(given: payload.Members) -> DomainWish:
+    return DomainWish(
+        tls=payload.string(given, "tls"),
+        open_tracking=payload.boolean(given, "open_tracking"),
+        click_tracking=payload.boolean(given, "click_tracking"),
+        return_path=payload.string(given, "custom_return_path"),
+        tracking=payload.string(given, "tracking_subdomain"),
+    )

@@ -239,9 +239,12 @@ class DomainShape(Shape):
     open_tracking: bool
     click_tracking: bool
     tls: str
+    custom_return_path: str
+    tracking_subdomain: str | None
     sending_enabled: bool
     reason: str | None
     dns_records: list[DnsRecordShape]
+    warnings: list[WarningShape]
     created_at: str
     updated_at: str
 
@@ -254,14 +257,19 @@ class AddDomain(msgspec.Struct):
     tls: Literal["opportunistic", "enforced"] | None = None
     open_tracking: bool | None = None
     click_tracking: bool | None = None
+    custom_return_path: str | None = None
+    tracking_subdomain: str | None = None
 
 
 class ChangeDomain(msgspec.Struct):
-    """What is left out stays as it is."""
+    """What is left out stays as it is. custom_return_path: the label that bounces come to.  tracking_subdomain: the label of the
+    host of tracking links; "" takes it away."""
 
     tls: Literal["opportunistic", "enforced"] | None = None
     open_tracking: bool | None = None
     click_tracking: bool | None = None
+    custom_return_path: str | None = None
+    tracking_subdomain: str | None = None
 
 
 class KeyShape(Shape):

@@ -24,6 +24,14 @@ _mailboxes: msgspec.json.Decoder[list[Mailbox]] = msgspec.json.Decoder(list[Mail
 
 Shape = dict[str, object]
 
+_TRACKING_LATER = [
+    {
+        "name": "tracking_not_built",
+        "message": "This version keeps the setting, but does not track opens and clicks yet.",
+        "fix": "Nothing to do: mail is sent as it is; a later version obeys the setting.",
+    }
+]
+
 
 def accepted(result: Accepted) -> Shape:
     """The reply to a send. Several messages: the first one's id, and all in `data`."""
@@ -189,12 +197,14 @@ def domain(found: Domain) -> Shape:
         "open_tracking": row.open_tracking,
         "click_tracking": row.click_tracking,
         "tls": row.tls,
+        "custom_return_path": row.return_path,
+        "tracking_subdomain": None if row.tracking_host is None else row.tracking_host.removesuffix(f".{row.name}"),
         "sending_enabled": sendable,
         "reason": found.reason,
         "dns_records": [
             {
                 "id": f"{row.id}_{record.kind.lower()}_{index}",
-                "record_type": record.kind,
+                "record_type": record.type if record.kind == "Tracking" else record.kind,
                 "name": record.name,
                 "value": record.value,
                 "ttl": 3600,
@@ -205,6 +215,7 @@ def domain(found: Domain) -> Shape:
             }
             for index, record in enumerate(found.records)
         ],
+        "warnings": _TRACKING_LATER if row.open_tracking or row.click_tracking else [],
         "created_at": created,
         "updated_at": updated,
     }

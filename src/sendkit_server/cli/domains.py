@@ -37,15 +37,33 @@ def add_domain(name: str, trust: bool, team: str, as_json: bool) -> None:
 @click.option(
     "--tls",
     type=click.Choice(["opportunistic", "enforced"]),
-    required=True,
     help="enforced: its mail leaves only over TLS, to hosts that prove their names; else it waits.",
 )
+@click.option("--return-path", metavar="LABEL", help="Where bounces come to, below the domain; `send` at first.")
+@click.option("--tracking", metavar="LABEL", help="The host of tracking links, below the domain; '' takes it away.")
+@click.option("--track-opens/--no-track-opens", "open_tracking", default=None, help="Kept; not obeyed yet.")
+@click.option("--track-clicks/--no-track-clicks", "click_tracking", default=None, help="Kept; not obeyed yet.")
 @TEAM
 @AS_JSON
-def set_domain(name: str, tls: str, team: str, as_json: bool) -> None:
-    """Change how a domain's mail may leave."""
-    result = acted("domains.set", {"name": name, "tls": tls, "team": team})
-    click.echo(json.dumps(result) if as_json else f"{result['name']}: TLS is {result['tls']}.")
+def set_domain(name: str, team: str, as_json: bool, **wished: str | bool | None) -> None:
+    """Change how a domain's mail leaves, and what its records are."""
+    if all(value is None for value in wished.values()):
+        raise click.UsageError("say what to change; see --help")
+    result = acted("domains.set", {"name": name, "team": team, **wished})
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    now = {
+        "tls": f"TLS is {result['tls']}",
+        "return_path": f"bounces come to {result['return_path']}",
+        "tracking": f"tracking links lead to {result['tracking_host'] or 'the public URL'}",
+        "open_tracking": f"opens are {'' if result['open_tracking'] else 'not '}to be tracked",
+        "click_tracking": f"clicks are {'' if result['click_tracking'] else 'not '}to be tracked",
+    }
+    click.echo(f"{result['name']}: {', '.join(now[each] for each, value in wished.items() if value is not None)}.")
+    if wished["return_path"] or wished["tracking"]:
+        click.echo("Publish these records:\n")
+        _records(result)
 
 
 @domains.command("dns")

@@ -59,7 +59,7 @@ class Signers:
             return keys
 
     def return_path(self, team_id: int, domain: str) -> str | None:
-        """`send.<domain>` where DNS was seen to bring its mail to us, as it was known when a mail was last signed for the
+        """The domain's own where DNS was seen to bring its mail to us, as it was known when a mail was last signed for the
         domain; None otherwise."""
         known = self._known.get((team_id, domain))
         return None if known is None else known.return_path
@@ -73,6 +73,6 @@ def _rows(connection: Connection, team_id: int, domain: str) -> tuple[str | None
     found = queries.find_domain(connection, team_id, domain)
     if found is None:
         return None, []
-    return_path = f"{queries.RETURN_PATH_LABEL}.{found.name}" if queries.has_return_path(found) else None
+    return_path = queries.return_path_of(found) if queries.has_return_path(found) else None
     keys = queries.dkim_keys(connection, team_id, found.id)
     return return_path, [key for key in keys if key.active_from is not None]

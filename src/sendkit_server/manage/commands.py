@@ -28,6 +28,7 @@ from sendkit_server.manage import (
     tls,
 )
 from sendkit_server.manage.context import Context, Json
+from sendkit_server.manage.domain_wishes import DomainWish
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.manage.look_out import no_domain, report_lines_of, worded
 from sendkit_server.model.address import AddressError
@@ -118,7 +119,7 @@ async def _add_domain(context: Context, team_id: int, arguments: Mapping[str, An
         arguments["name"],
         context.dns_names,
         trust=arguments["trust"],
-        tls=arguments.get("tls"),
+        wish=_domain_wish(arguments),
         by=context.actor(),
     )
     return worded(added)
@@ -126,10 +127,16 @@ async def _add_domain(context: Context, team_id: int, arguments: Mapping[str, An
 
 async def _set_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     name = arguments["name"]
-    found = await domains.set_tls(context.store, team_id, name, arguments["tls"], context.dns_names, context.actor())
+    found = await domains.change_domain(
+        context.store, team_id, name, _domain_wish(arguments), context.dns_names, context.actor()
+    )
     if found is None:
         raise no_domain(name)
     return worded(found)
+
+
+def _domain_wish(arguments: Mapping[str, Any]) -> DomainWish:
+    return DomainWish(**{name: arguments.get(name) for name in DomainWish.__struct_fields__})
 
 
 async def _rotate_domain(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:

@@ -69,6 +69,8 @@ async def _judge(resolver: Resolver, record: DnsRecord, names: DnsNames) -> Judg
         return await _judge_spf(resolver, record.name, names.spf)
     if record.kind == "MX":
         return await _judge_mx(resolver, record)
+    if record.kind == "Tracking":
+        return await _judge_tracking(resolver, record)
     return await _judge_dmarc(resolver, record.name.removeprefix("_dmarc."))
 
 
@@ -200,7 +202,7 @@ async def _judge_relay(resolver: Resolver, name: str, relay: str, addresses: Seq
     return Verdict.OK, f"{included} is included; whether {relay} sends from there cannot be told"
 
 
-# MX and DMARC
+# MX, tracking host and DMARC
 
 
 async def _judge_mx(resolver: Resolver, record: DnsRecord) -> Judged:
@@ -214,6 +216,25 @@ async def _judge_mx(resolver: Resolver, record: DnsRecord) -> Judged:
     if best == [record.value.lower()]:
         return Verdict.OK, f"bounces come to {record.value}"
     return Verdict.WRONG, f"bounces do not all come to {record.value}: {shown}"
+
+
+async def _judge_tracking(resolver: Resolver, record: DnsRecord) -> Judged:
+    """Whether the name leads to us: by the alias that it is, else by its addresses."""
+    alias = await resolver.alias(record.name)
+    if alias == record.value.lower():
+        return Verdict.OK, f"it is an alias of {record.value}"
+    found, ours = await resolver.addresses(record.name), await resolver.host_addresses(record.value)
+    for problem in (alias, found, ours):
+        if isinstance(problem, DnsProblem) and problem.trouble is DnsTrouble.UNAVAILABLE:
+            return Verdict.UNAVAILABLE, problem.text
+    if isinstance(found, DnsProblem):
+        if isinstance(alias, str):
+            return Verdict.WRONG, f"it is an alias of {alias}, which has no address"
+        return Verdict.MISSING, found.text
+    if not isinstance(ours, DnsProblem) and set(found) <= set(ours):
+        return Verdict.OK, f"it leads to {', '.join(found)}, as {record.value} does"
+    there = alias if isinstance(alias, str) else ", ".join(found)
+    return Verdict.WRONG, f"it leads to {there}, not to {record.value}"
 
 
 async def _judge_dmarc(resolver: Resolver, domain: str) -> Judged:

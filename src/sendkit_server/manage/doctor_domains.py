@@ -10,18 +10,19 @@ from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.manage.verification import required
 from sendkit_server.model.finding import Finding, FindingStatus
 from sendkit_server.net.resolver import Resolver
-from sendkit_server.store.queries.domains import RETURN_PATH_LABEL
+from sendkit_server.store.queries.domains import return_path_of
 
 DMARC_REPORTS = "dmarc-reports"
 TLS_REPORTS = "tls-reports"
 OK, WARNING, ERROR, UNKNOWN = FindingStatus.OK, FindingStatus.WARNING, FindingStatus.ERROR, FindingStatus.UNKNOWN
 
-NAMES = {"DKIM": "dkim", "SPF": "spf", "MX": "return_path", "DMARC": "dmarc"}
+NAMES = {"DKIM": "dkim", "SPF": "spf", "MX": "return_path", "DMARC": "dmarc", "Tracking": "tracking"}
 WHY = {
     "DKIM": "Receivers find the key there that proves the mail to be yours; without it much of it is spam to them.",
     "SPF": "Receivers find there who may send with this return path; Gmail and Yahoo want it from everybody.",
     "MX": "Bounces and complaints are sent there; without them dead addresses are written to again and again.",
     "DMARC": "Gmail, Yahoo and Outlook want a DMARC record from everybody who sends more than a few mails.",
+    "Tracking": "Links in mail lead to this name; while it does not lead here, they lead nowhere.",
 }
 
 
@@ -29,16 +30,16 @@ async def look_at_domain(
     domain: Domain, around: Surroundings, resolver: Resolver
 ) -> tuple[tuple[RecordCheck, ...], list[Finding]]:
     """What DNS says of each record, and what that means."""
-    name = str(domain.row.name)
+    name, place = str(domain.row.name), return_path_of(domain.row)
     checks = await check_records(resolver, domain.records, around.names)
     by_kind = {check.record.kind: check for check in reversed(checks)}  # of several keys the first
     findings = [_of_record(check, check.record in required(domain.records), name) for check in checks]
     policy = await find_policy(resolver, name) if by_kind["DMARC"].verdict is Verdict.OK else None
     if isinstance(policy, DmarcPolicy):
-        findings.append(_alignment(by_kind["DKIM"], by_kind["SPF"], policy, name))
+        findings.append(_alignment(by_kind["DKIM"], by_kind["SPF"], policy, name, place))
     if by_kind["MX"].verdict is Verdict.OK:
-        findings.append(await look_at_inbound(f"{RETURN_PATH_LABEL}.{name}", around, resolver, name))
-    return checks, [_with_reports(finding, findings, policy, name) for finding in findings]
+        findings.append(await look_at_inbound(place, around, resolver, name))
+    return checks, [_with_reports(finding, findings, policy, name, place) for finding in findings]
 
 
 def _of_record(check: RecordCheck, is_required: bool, domain: str) -> Finding:
@@ -57,9 +58,8 @@ def _of_record(check: RecordCheck, is_required: bool, domain: str) -> Finding:
     )
 
 
-def _alignment(dkim: RecordCheck, spf: RecordCheck, policy: DmarcPolicy, domain: str) -> Finding:
+def _alignment(dkim: RecordCheck, spf: RecordCheck, policy: DmarcPolicy, domain: str, return_path: str) -> Finding:
     """Whether what proves the mail is proved for the domain in From (RFC 7489 3.1). Every signature has its d=."""
-    return_path = f"{RETURN_PATH_LABEL}.{domain}"
     spf_aligns = spf.verdict is Verdict.OK and not policy.spf_strict
     if dkim.verdict is Verdict.OK:
         other = f", and so does the return path {return_path}" if spf_aligns else ""
@@ -75,26 +75,25 @@ def _alignment(dkim: RecordCheck, spf: RecordCheck, policy: DmarcPolicy, domain:
     return Finding("alignment", status, text, why, dkim.record.zone_line(), domain)
 
 
-def _with_reports(finding: Finding, findings: list[Finding], policy: object, domain: str) -> Finding:
+def _with_reports(finding: Finding, findings: list[Finding], policy: object, domain: str, return_path: str) -> Finding:
     """A DMARC record may also ask for reports, once there is a mailbox that takes them."""
     works = any(each.name == "inbound" and each.status is OK for each in findings)
     if finding.name != "dmarc" or not works:
         return finding
     if finding.status is OK:
         wanted = isinstance(policy, DmarcPolicy) and policy.reports_to is not None
-        note = (
-            "" if wanted else f"; with rua=mailto:{DMARC_REPORTS}@{RETURN_PATH_LABEL}.{domain} receivers would report"
-        )
+        note = "" if wanted else f"; with rua=mailto:{DMARC_REPORTS}@{return_path} receivers would report"
         return Finding(finding.name, OK, finding.found + note, domain=domain)
     if finding.status is UNKNOWN:
         return finding
-    return Finding(finding.name, finding.status, finding.found, finding.why, report_lines(domain)[0], domain)
+    return Finding(
+        finding.name, finding.status, finding.found, finding.why, report_lines(domain, return_path)[0], domain
+    )
 
 
-def report_lines(domain: str) -> tuple[str, str]:
+def report_lines(domain: str, return_path: str) -> tuple[str, str]:
     """Zone lines that ask receivers for reports: DMARC's in place of the plain record, and TLS-RPT's (RFC 8460 3)."""
-    place = f"{RETURN_PATH_LABEL}.{domain}"
     return (
-        f'_dmarc.{domain}. 3600 IN TXT "v=DMARC1; p=none; rua=mailto:{DMARC_REPORTS}@{place}"',
-        f'_smtp._tls.{place}. 3600 IN TXT "v=TLSRPTv1; rua=mailto:{TLS_REPORTS}@{place}"',
+        f'_dmarc.{domain}. 3600 IN TXT "v=DMARC1; p=none; rua=mailto:{DMARC_REPORTS}@{return_path}"',
+        f'_smtp._tls.{return_path}. 3600 IN TXT "v=TLSRPTv1; rua=mailto:{TLS_REPORTS}@{return_path}"',
     )

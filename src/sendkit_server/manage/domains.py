@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.domain_wishes import NO_WISH, TLS_POLICIES, DomainWish
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError, ascii_domain
 from sendkit_server.model.instant import SECOND_MS
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
-from sendkit_server.store.queries.domains import RETURN_PATH_LABEL
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 from sendkit_server.wire import dkim_keys
@@ -25,7 +26,7 @@ RSA: Algorithm = "rsa-sha256"
 ED25519: Algorithm = "ed25519-sha256"
 SELECTORS: dict[Algorithm, str] = {RSA: "sendkit", ED25519: "sendkit-ed"}
 DEFAULT_REGION = "local"
-TLS_POLICIES = ("opportunistic", "enforced")
+DEFAULT_RETURN_PATH = "send"
 RECORD_TTL_S = 3600
 TAKEN = "Another account of this server has verified the domain."
 MX_PRIORITY = 10
@@ -35,16 +36,17 @@ class DnsNames(msgspec.Struct, frozen=True):
     """What the records to publish depend on beside the domain.
 
     hostname: MX of the return path.  spf: mechanisms such as `ip4:192.0.2.1` or `include:relay.example`, in order.
-    algorithms: which DKIM keys sign.
+    algorithms: which DKIM keys sign.  tracking: the host, or address, that tracking links lead to.
     """
 
     hostname: str
     spf: tuple[str, ...]
     algorithms: tuple[Algorithm, ...] = (RSA,)
+    tracking: str = ""
 
 
 class DnsRecord(msgspec.Struct, frozen=True):
-    """One record to publish. name: fully qualified, without the last dot.  kind: DKIM, SPF, MX or DMARC.
+    """One record to publish. name: fully qualified, without the last dot.  kind: DKIM, SPF, MX, Tracking or DMARC.
     status: `pending`, `verified` or `failed`, as DNS was last seen."""
 
     kind: str
@@ -63,6 +65,10 @@ class DnsRecord(msgspec.Struct, frozen=True):
         """The record as one line of a BIND zone file; a long TXT value in strings of ≤ 255 bytes (RFC 1035 3.3)."""
         if self.type == "MX":
             data = f"{self.priority} {self.value}."
+        elif self.type == "CNAME":
+            data = f"{self.value}."
+        elif self.type != "TXT":
+            data = self.value
         else:
             pieces = [self.value[at : at + 255] for at in range(0, len(self.value), 255)]
             data = " ".join('"' + piece.replace("\\", "\\\\").replace('"', '\\"') + '"' for piece in pieces)
@@ -78,7 +84,7 @@ class Domain(msgspec.Struct, frozen=True):
     @property
     def reason(self) -> str | None:
         """Why it is not verified though its records are; None otherwise."""
-        advice = ("DMARC",)
+        advice = ("DMARC", "Tracking")
         right = all(record.status == "verified" for record in self.records if record.kind not in advice)
         return TAKEN if self.row.status == "failed" and right else None
 
@@ -90,12 +96,12 @@ async def add_domain(
     names: DnsNames,
     *,
     trust: bool,
-    tls: str | None = None,
+    wish: DomainWish = NO_WISH,
     region: str = DEFAULT_REGION,
     by: Actor,
 ) -> Domain:
-    """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.  tls: of TLS_POLICIES.  region: a
-    word that is kept and told; there is only one here.
+    """Adds a domain with its DKIM keys. trust: the operator vouches for it, no DNS needed.  region: a word that is kept and told;
+    there is only one here.
 
     Adding a domain that is there already with trust vouches for it; without, it is an error.
     """
@@ -109,7 +115,7 @@ async def add_domain(
             raise ManageError(
                 f"the domain {domain_name} has been added already; see `sendkit domains dns {domain_name}`"
             )
-        changes = {"trusted": True, **({"tls": tls} if tls else {})}
+        changes = {"trusted": True, **_columns(wish, existing)}
         await store.write(lambda connection: _change(connection, existing, changes, by))
         return await _existing(store, team_id, domain_name, names)
     domain_id = by.new_id("dom")
@@ -122,10 +128,12 @@ async def add_domain(
         "region": region,
         "open_tracking": False,
         "click_tracking": False,
-        "tls": tls or TLS_POLICIES[0],
+        "tls": TLS_POLICIES[0],
         "record_status": "{}",
+        "return_path": DEFAULT_RETURN_PATH,
         "created_at": by.now,
         "updated_at": by.now,
+        **wish.columns(domain_name, DEFAULT_RETURN_PATH, None),
     }
     keys = [_new_key(store.secret_key, team_id, domain_id, algorithm, by) for algorithm in (RSA, ED25519)]
 
@@ -140,15 +148,25 @@ async def add_domain(
     return await _existing(store, team_id, domain_name, names)
 
 
-async def set_tls(store: Store, team_id: int, name_or_id: str, tls: str, names: DnsNames, by: Actor) -> Domain | None:
-    """Changes how a domain's mail may leave; None when the team has no such domain. ManageError: no such policy."""
-    if tls not in TLS_POLICIES:
-        raise ManageError(f"tls is one of {', '.join(TLS_POLICIES)}")
-    found = await store.read(lambda connection: queries.find_domain(connection, team_id, name_or_id.lower()))
-    if found is None:
-        return None
-    await store.write(lambda connection: _change(connection, found, {"tls": tls}, by))
-    return await _existing(store, team_id, found.name, names)
+async def change_domain(
+    store: Store, team_id: int, name_or_id: str, wish: DomainWish, names: DnsNames, by: Actor
+) -> Domain | None:
+    """Changes what is wished for; None when the team has no such domain. ManageError.
+
+    With another return path a verified domain stays verified, and mail leaves with the installation's own until the new
+    name's records are seen in DNS.
+    """
+
+    def write(connection: Connection) -> str | None:
+        row = queries.find_domain(connection, team_id, named(name_or_id))
+        if row is None:
+            return None
+        if changes := _columns(wish, row):
+            _change(connection, row, changes, by)
+        return str(row.id)
+
+    found = await store.write(write)
+    return None if found is None else await show_domain(store, team_id, found, names)
 
 
 async def delete_domain(store: Store, team_id: int, name_or_id: str, by: Actor) -> str | None:
@@ -214,7 +232,7 @@ async def list_domains(
 
 
 def dns_records(row: AnyRow, keys: Sequence[AnyRow], names: DnsNames) -> tuple[DnsRecord, ...]:
-    """DKIM (one a signing algorithm), SPF and MX of the return path `send.<domain>`, DMARC as advice."""
+    """DKIM (one a signing algorithm), SPF and MX of the return path, and as advice the host of tracking links and DMARC."""
     statuses: dict[str, str] = json.loads(row.record_status)
     spf = " ".join(["v=spf1", *names.spf, "~all"])
     records = [
@@ -223,11 +241,25 @@ def dns_records(row: AnyRow, keys: Sequence[AnyRow], names: DnsNames) -> tuple[D
         if key.algorithm in names.algorithms
     ]
     records += [
-        DnsRecord("SPF", "TXT", f"{RETURN_PATH_LABEL}.{row.name}", spf),
-        DnsRecord("MX", "MX", f"{RETURN_PATH_LABEL}.{row.name}", names.hostname, priority=MX_PRIORITY),
-        DnsRecord("DMARC", "TXT", f"_dmarc.{row.name}", "v=DMARC1; p=none;"),
+        DnsRecord("SPF", "TXT", queries.return_path_of(row), spf),
+        DnsRecord("MX", "MX", queries.return_path_of(row), names.hostname, priority=MX_PRIORITY),
     ]
+    if row.tracking_host is not None:
+        records.append(DnsRecord("Tracking", _kind_to(names.tracking), row.tracking_host, names.tracking))
+    records.append(DnsRecord("DMARC", "TXT", f"_dmarc.{row.name}", "v=DMARC1; p=none;"))
     return tuple(msgspec.structs.replace(record, status=statuses.get(record.key, record.status)) for record in records)
+
+
+def _kind_to(host: str) -> str:
+    """The type of record that leads to a host, or to an address."""
+    try:
+        return "A" if ip_address(host).version == 4 else "AAAA"
+    except ValueError:
+        return "CNAME"
+
+
+def _columns(wish: DomainWish, row: AnyRow) -> dict[str, object]:
+    return wish.columns(row.name, row.return_path, row.tracking_host)
 
 
 def _change(connection: Connection, row: AnyRow, changes: dict[str, object], by: Actor) -> None:

@@ -15,6 +15,7 @@ from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.finding import FindingStatus, worst
 from sendkit_server.model.instant import api_time
 from sendkit_server.store.queries import findings as finding_queries
+from sendkit_server.store.queries.domains import return_path_of
 
 DOMAINS_AT_ONCE = 500  # of a look that somebody waits for
 
@@ -77,7 +78,9 @@ async def report_lines_of(context: Context, domain: Domain) -> list[str]:
     """What to publish to get reports: nothing until a look has found that mail for the return path comes to us."""
     scope = str(domain.row.id)
     inbound = await context.store.read(lambda connection: finding_queries.standing(connection, scope, "inbound"))
-    return list(report_lines(domain.row.name)) if inbound is not None and inbound[0] == FindingStatus.OK else []
+    if inbound is None or inbound[0] != FindingStatus.OK:
+        return []
+    return list(report_lines(domain.row.name, return_path_of(domain.row)))
 
 
 def no_domain(name: str) -> ManageError:
@@ -93,6 +96,10 @@ def worded(found: Domain) -> Json:
         "status": found.row.status,
         "trusted": found.row.trusted,
         "tls": found.row.tls,
+        "open_tracking": found.row.open_tracking,
+        "click_tracking": found.row.click_tracking,
+        "return_path": return_path_of(found.row),
+        "tracking_host": found.row.tracking_host,
         "reason": found.reason,
         "records": [
             {

@@ -115,6 +115,14 @@ class Resolver:
         found = (Mx(each.preference, each.exchange.to_text(omit_final_dot=True).lower()) for each in answer.rrset or ())
         return tuple(sorted(msgspec.structs.replace(mx, host=mx.host.strip(".")) for mx in found))
 
+    async def alias(self, name: str) -> str | DnsProblem | None:
+        """What a name's CNAME leads to, None when it has none. Asked anew each time."""
+        answer = await self._question(name, dns.rdatatype.CNAME, self._stub)
+        if isinstance(answer, DnsProblem):
+            return answer
+        found = [record.target.to_text(omit_final_dot=True).lower() for record in answer.rrset or ()]
+        return found[0] if found else None
+
     async def pointers(self, address: str) -> tuple[str, ...] | DnsProblem:
         """The names that an address's reverse zone gives (RFC 1035 3.5). Asked anew each time."""
         name = dns.reversename.from_address(address).to_text(omit_final_dot=True)

@@ -38,7 +38,7 @@ def publish(dns: DnsServer, domain: dict[str, object]) -> None:
         name, value = record["name"], record["value"]
         if record["record_type"] == "MX":
             dns.zone.setdefault(name, {})["MX"] = [f"{record['priority']} {value}."]  # type: ignore[index]
-        else:
+        elif record["record_type"] != "CNAME":
             pieces = " ".join(f'"{value[at : at + 200]}"' for at in range(0, len(value), 200))
             dns.zone.setdefault(name, {})["TXT"] = [pieces]  # type: ignore[index]
 
@@ -71,7 +71,12 @@ async def test_a_domain_is_added_with_the_records_to_publish_and_sends_once_it_i
         ({"name": "x" * 256}, "name", "must not be greater than 255 characters"),
         ({"name": "sender.test"}, "name", "The name has already been taken."),
         ({"tls": "sometimes"}, "tls", "opportunistic, enforced"),
-        ({"open_tracking": True}, "open_tracking", "not supported yet"),
+        ({"custom_return_path": "a.b"}, "custom_return_path", "one label"),
+        ({"custom_return_path": "-a"}, "custom_return_path", "one label"),
+        ({"custom_return_path": "x" * 64}, "custom_return_path", "at most 63"),
+        ({"tracking_subdomain": "a b"}, "tracking_subdomain", "below shop.example.test"),
+        ({"tracking_subdomain": "send"}, "tracking_subdomain", "both the return path and the host"),
+        ({"tracking_subdomain": "a", "custom_return_path": "a"}, "tracking_subdomain", "both the return path"),
         ({"click_tracking": "yes"}, "click_tracking", "true or false"),
     ],
 )
@@ -94,6 +99,51 @@ async def test_a_domain_is_changed_and_removed_by_id_or_name(api: Api) -> None:
     ):  # fmt: skip
         assert (await api.call(method, f"/domains/{domain['id']}{path}", body)).status == 404
     assert (await api.call("POST", "/domains", NEW)).status == 201, "it can be added again"
+
+
+async def test_return_path_and_tracking_host_are_the_owner_s_to_choose(api: Api, dns: DnsServer) -> None:
+    own = {"custom_return_path": "Bounces", "tracking_subdomain": "links", "open_tracking": True}
+    domain = (await api.call("POST", "/domains", {**NEW, **own})).json
+    assert (domain["custom_return_path"], domain["tracking_subdomain"]) == ("bounces", "links")
+    assert domain["open_tracking"] and domain["warnings"][0]["name"] == "tracking_not_built"
+    names = {record["record_type"]: record["name"] for record in domain["dns_records"]}
+    assert names["SPF"] == names["MX"] == "bounces.shop.example.test"
+    assert names["CNAME"] == "links.shop.example.test"
+    publish(dns, domain)
+    path = f"/domains/{domain['id']}"
+    verified = (await api.call("POST", f"{path}/verify")).json
+    assert verified["status"] == "verified", "DMARC and the tracking host are advice"
+    assert {each["record_type"]: each["status"] for each in verified["dns_records"]}["CNAME"] == "pending"
+    signers = Signers(api.store, ["rsa-sha256"])
+    await signers.keys(1, "shop.example.test")
+    assert signers.return_path(1, "shop.example.test") == "bounces.shop.example.test"
+    # Another one: the domain goes on sending, with the installation's own return path until the new records are there.
+    changed = (await api.call("PATCH", path, {"custom_return_path": "b2", "tracking_subdomain": ""})).json
+    assert (changed["status"], changed["sending_enabled"], changed["tracking_subdomain"]) == ("verified", True, None)
+    assert "CNAME" not in {record["record_type"] for record in changed["dns_records"]}
+    signers = Signers(api.store, ["rsa-sha256"])
+    await signers.keys(1, "shop.example.test")
+    assert signers.return_path(1, "shop.example.test") is None
+    again = (await api.call("POST", f"{path}/verify")).json
+    assert again["status"] == "verified", "its key is still proved"
+    publish(dns, again)
+    await api.call("POST", f"{path}/verify")
+    signers = Signers(api.store, ["rsa-sha256"])
+    await signers.keys(1, "shop.example.test")
+    assert signers.return_path(1, "shop.example.test") == "b2.shop.example.test"
+
+
+async def test_a_whole_name_below_the_domain_will_do_for_the_tracking_host_and_a_foreign_one_becomes_one_below(
+    api: Api,
+) -> None:
+    await api.call("POST", "/domains", NEW)
+    for given, becomes in (("Go.shop.example.test.", "go"), ("a.b", "a.b"), ("www.other.test", "www.other.test")):
+        changed = (await api.call("PUT", "/domains/shop.example.test", {"tracking_subdomain": given})).json
+        assert changed["tracking_subdomain"] == becomes
+    refused = await api.call(
+        "PUT", "/domains/shop.example.test", {"custom_return_path": "send", "tracking_subdomain": "send"}
+    )
+    assert (refused.status, refused.json["field"]) == (422, "tracking_subdomain")
 
 
 async def test_an_international_name_is_found_in_every_spelling(api: Api) -> None:

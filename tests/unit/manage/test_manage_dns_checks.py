@@ -18,6 +18,7 @@ NAMES = DnsNames("mail.a.test", ("ip4:192.0.2.1", "ip6:2001:db8::1"))
 DKIM = DnsRecord("DKIM", "TXT", "sendkit._domainkey.a.test", KEY)
 SPF = DnsRecord("SPF", "TXT", "send.a.test", "v=spf1 ip4:192.0.2.1 ip6:2001:db8::1 ~all")
 MX = DnsRecord("MX", "MX", "send.a.test", "mail.a.test", priority=10)
+TRACKING = DnsRecord("Tracking", "CNAME", "links.a.test", "mail.a.test")
 DMARC = DnsRecord("DMARC", "TXT", "_dmarc.a.test", "v=DMARC1; p=none;")
 
 
@@ -191,3 +192,34 @@ async def test_a_name_of_many_labels_costs_no_more_than_eight_questions():
         record = DnsRecord("DMARC", "TXT", f"_dmarc.{name}", "")
         await check_records(Resolver([dns.address]), [record], NAMES)
         assert len(dns.questions) == 8
+
+
+# The host of tracking links.
+
+US = {"mail.a.test": {"A": ["192.0.2.1"], "AAAA": ["2001:db8::1"]}}
+
+
+@pytest.mark.parametrize(
+    ("links", "verdict", "words"),
+    [
+        ({"CNAME": ["mail.a.test."]}, Verdict.OK, "alias of mail.a.test"),
+        ({"CNAME": ["MAIL.A.test."]}, Verdict.OK, "alias"),
+        ({"A": ["192.0.2.1"]}, Verdict.OK, "as mail.a.test does"),
+        ({"CNAME": ["edge.b.test."]}, Verdict.OK, "as mail.a.test does"),
+        ({"CNAME": ["other.b.test."]}, Verdict.WRONG, "leads to other.b.test, not to mail.a.test"),
+        ({"CNAME": ["nowhere.b.test."]}, Verdict.WRONG, "nowhere.b.test, which has no address"),
+        ({"A": ["192.0.2.1", "192.0.2.9"]}, Verdict.WRONG, "192.0.2.9"),
+        ({"TXT": [quoted("x")]}, Verdict.MISSING, "no address"),
+        ({"CNAME": Fault.SERVFAIL}, Verdict.UNAVAILABLE, "links.a.test"),
+    ],
+)
+async def test_the_tracking_host_has_to_lead_to_us(links: dict[str, Any], verdict: Verdict, words: str):
+    others = {"edge.b.test": {"A": ["192.0.2.1"]}, "other.b.test": {"A": ["192.0.2.7"]}}
+    found = await check(TRACKING, {**US, **others, TRACKING.name: links})
+    assert (found.verdict, words in found.found) == (verdict, True), found.found
+    assert (await check(TRACKING, US)).verdict is Verdict.MISSING
+
+
+def test_where_we_have_only_an_address_the_record_names_it():
+    assert DnsRecord("Tracking", "AAAA", "links.a.test", "2001:db8::1").zone_line().endswith(" IN AAAA 2001:db8::1")
+    assert TRACKING.zone_line() == "links.a.test. 3600 IN CNAME mail.a.test."

@@ -212,6 +212,7 @@ RECORDS = (
 class Row:
     id = "dom_1"
     name = "a.test"
+    return_path = "send"
 
 
 def published(*kinds: str) -> dict[str, Any]:
@@ -241,7 +242,7 @@ async def test_a_domain_that_is_well_has_nothing_to_mend(dns: DnsServer):
         zone["_dmarc.a.test"] = {"TXT": ['"v=DMARC1; p=none; rua=mailto:x@a.test"']}
         assert "rua" not in (await look(dns, zone, mx_port=sink.port))["dmarc"].found
         del zone["_dmarc.a.test"]
-        assert (await look(dns, zone, mx_port=sink.port))["dmarc"].fix == report_lines("a.test")[0]
+        assert (await look(dns, zone, mx_port=sink.port))["dmarc"].fix == report_lines("a.test", "send.a.test")[0]
 
 
 async def test_what_is_missing_comes_with_the_line_to_publish(dns: DnsServer):

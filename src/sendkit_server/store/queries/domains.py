@@ -12,8 +12,10 @@ from sendkit_server.model.instant import Instant
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import dkim_key, domain, domain_claim, sender
 
-RETURN_PATH_LABEL = "send"
-"""Below a domain: where its bounces come to, and whose SPF record receivers look at."""
+
+def return_path_of(row: AnyRow) -> str:
+    """Below a domain: where its bounces come to, and whose SPF record receivers look at."""
+    return f"{row.return_path}.{row.name}"
 
 
 def record_key(kind: str, name: str) -> str:
@@ -22,9 +24,9 @@ def record_key(kind: str, name: str) -> str:
 
 
 def has_return_path(row: AnyRow) -> bool:
-    """Whether DNS was last seen to bring bounces of `send.<domain>` to us, and to let us send with it."""
+    """Whether DNS was last seen to bring bounces of the return path to us, and to let us send with it."""
     statuses: dict[str, str] = json.loads(row.record_status)
-    name = f"{RETURN_PATH_LABEL}.{row.name}"
+    name = return_path_of(row)
     return all(statuses.get(record_key(kind, name)) == "verified" for kind in ("SPF", "MX"))
 
 
