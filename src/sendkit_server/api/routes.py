@@ -7,7 +7,19 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from sendkit_server.api import about, acme, api_keys, audit, domains, emails, health, logs, schema, suppressions
+from sendkit_server.api import (
+    about,
+    acme,
+    api_keys,
+    audit,
+    domains,
+    emails,
+    health,
+    logs,
+    schema,
+    senders,
+    suppressions,
+)
 from sendkit_server.api.http import Request, Response
 from sendkit_server.api.service import Service
 from sendkit_server.model.refusal import Refusal
@@ -102,6 +114,31 @@ ROUTES: tuple[Route, ...] = (
         "Make a new DKIM key; it signs once its record is seen in DNS",
         schema.DomainShape,
     ),
+    Route("GET", "/senders", "senders:read", senders.list_, "List senders, newest first", schema.SenderList),
+    Route(
+        "POST",
+        "/senders",
+        "senders:write",
+        senders.create,
+        "Make a sender: a name and an address at a verified domain",
+        schema.SenderShape,
+        schema.CreateSender,
+        statuses=(201,),
+    ),
+    Route("GET", "/senders/{id}", "senders:read", senders.read, "Read a sender", schema.SenderShape),
+    *(
+        Route(
+            verb,
+            "/senders/{id}",
+            "senders:write",
+            senders.change,
+            "Change a sender",
+            schema.SenderShape,
+            schema.ChangeSender,
+        )
+        for verb in ("PUT", "PATCH")
+    ),
+    Route("DELETE", "/senders/{id}", "senders:write", senders.delete, "Delete a sender", schema.DeletedShape),
     Route(
         "GET",
         "/suppressions",

@@ -228,8 +228,8 @@ class DnsRecordShape(Shape):
     updated_at: str
 
 
-class DomainShape(Shape):
-    """A sending domain."""
+class PlainDomainShape(Shape):
+    """A sending domain without its records."""
 
     id: str
     name: str
@@ -242,11 +242,47 @@ class DomainShape(Shape):
     custom_return_path: str
     tracking_subdomain: str | None
     sending_enabled: bool
+    created_at: str
+    updated_at: str
+
+
+class DomainShape(PlainDomainShape):
+    """A sending domain. reason: why it is not verified though its records are."""
+
     reason: str | None
     dns_records: list[DnsRecordShape]
     warnings: list[WarningShape]
+
+
+class SenderShape(Shape):
+    """Who mail is sent as."""
+
+    id: str
+    name: str
+    username: str
+    email: str
+    reply_to: str | None
+    domain: PlainDomainShape
     created_at: str
     updated_at: str
+
+
+class CreateSender(msgspec.Struct):
+    """username: what stands before the @; domain_id: a domain's id or name, which may send."""
+
+    name: str
+    username: str
+    domain_id: str
+    reply_to: str | None = None
+
+
+class ChangeSender(msgspec.Struct):
+    """What is left out stays as it is; reply_to null or "" takes it away."""
+
+    name: str | None = None
+    username: str | None = None
+    domain_id: str | None = None
+    reply_to: str | None = None
 
 
 class AddDomain(msgspec.Struct):
@@ -392,6 +428,16 @@ class DomainList(Shape):
     object: str
     has_more: bool
     data: list[DomainShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class SenderList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[SenderShape]
     links: LinksShape
     meta: MetaShape
 

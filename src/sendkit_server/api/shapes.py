@@ -10,6 +10,7 @@ import msgspec
 from sendkit_server.manage import suppressions
 from sendkit_server.manage.domains import Domain
 from sendkit_server.manage.queue import HELD, Waiting
+from sendkit_server.manage.senders import Sender
 from sendkit_server.model.address import Mailbox
 from sendkit_server.model.bounce import classify
 from sendkit_server.model.instant import api_time
@@ -186,20 +187,9 @@ def lane(found: Waiting) -> Shape:
 def domain(found: Domain) -> Shape:
     """A domain with the records to publish."""
     row = found.row
-    sendable = row.trusted or row.status == "verified"
     created, updated = api_time(row.created_at), api_time(row.updated_at)
     return {
-        "id": row.id,
-        "name": row.name,
-        "status": row.status,
-        "trusted": row.trusted,
-        "region": row.region,
-        "open_tracking": row.open_tracking,
-        "click_tracking": row.click_tracking,
-        "tls": row.tls,
-        "custom_return_path": row.return_path,
-        "tracking_subdomain": None if row.tracking_host is None else row.tracking_host.removesuffix(f".{row.name}"),
-        "sending_enabled": sendable,
+        **_domain(row),
         "reason": found.reason,
         "dns_records": [
             {
@@ -216,8 +206,39 @@ def domain(found: Domain) -> Shape:
             for index, record in enumerate(found.records)
         ],
         "warnings": _TRACKING_LATER if row.open_tracking or row.click_tracking else [],
-        "created_at": created,
-        "updated_at": updated,
+    }
+
+
+def sender(found: Sender) -> Shape:
+    """A sender with its domain."""
+    row = found.row
+    return {
+        "id": row.id,
+        "name": row.name,
+        "username": row.username,
+        "email": found.email,
+        "reply_to": row.reply_to,
+        "domain": _domain(found.domain),
+        "created_at": api_time(row.created_at),
+        "updated_at": api_time(row.updated_at),
+    }
+
+
+def _domain(row: AnyRow) -> Shape:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "status": row.status,
+        "trusted": row.trusted,
+        "region": row.region,
+        "open_tracking": row.open_tracking,
+        "click_tracking": row.click_tracking,
+        "tls": row.tls,
+        "custom_return_path": row.return_path,
+        "tracking_subdomain": None if row.tracking_host is None else row.tracking_host.removesuffix(f".{row.name}"),
+        "sending_enabled": row.trusted or row.status == "verified",
+        "created_at": api_time(row.created_at),
+        "updated_at": api_time(row.updated_at),
     }
 
 

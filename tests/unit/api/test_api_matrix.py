@@ -33,6 +33,11 @@ async def a_domain(api: Api, team: int, key: str) -> list[str]:
     return [made.row.id, "secret.test"]
 
 
+async def a_sender(api: Api, team: int, key: str) -> list[str]:
+    given = {"name": "secret.test", "username": "ann", "domain_id": "secret.test"}
+    return [(await api.call("POST", "/senders", given, key=key)).json["id"]]
+
+
 async def a_suppression(api: Api, team: int, key: str) -> list[str]:
     made = await api.call("POST", "/suppressions", {"email": "ann@secret.test"}, key=key)
     return [made.json["id"], "ann%40secret.test"]
@@ -53,12 +58,15 @@ async def a_log(api: Api, team: int, key: str) -> list[str]:
 FOREIGN: dict[str, Maker] = {
     "/domains/{id}": a_domain,
     "/emails/{id}": an_email,
+    "/senders/{id}": a_sender,
     "/suppressions/{id}": a_suppression,
     "/api-keys/{id}": a_key,
     "/logs/{id}": a_log,
 }
 BODIES: dict[str, object] = {
     "PATCH /api-keys/{id}": {"name": "mine now"},
+    "PUT /senders/{id}": {"name": "mine now"},
+    "PATCH /senders/{id}": {"name": "mine now"},
     "PUT /domains/{id}": {"tls": "enforced"},
     "PATCH /domains/{id}": {"tls": "enforced"},
 }

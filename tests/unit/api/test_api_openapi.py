@@ -23,11 +23,13 @@ async def test_the_description_names_every_built_route_and_resolves_every_refere
 async def test_every_reply_has_the_shape_that_it_declares(api: Api) -> None:
     sent = await api.send(tags=["x"], metadata={"a": "b"}, text=..., html="<p>x</p>")
     suppressed = await api.call("POST", "/suppressions", {"email": "gone@there.test"})
+    sender = {"name": "Ann", "username": "ann", "domain_id": "sender.test"}
+    sender = (await api.call("POST", "/senders", sender)).json
     await api.call("GET", "/emails/msg_nope")
     await api.refusals.flush()
     paths = {
         "/emails/{id}": sent.json["id"], "/emails/{id}/attempts": sent.json["id"], "/domains/{id}": "sender.test",
-        "/suppressions/{id}": suppressed.json["id"],
+        "/suppressions/{id}": suppressed.json["id"], "/senders/{id}": sender["id"],
         "/api-keys/{id}": (await api.call("GET", "/api-keys")).json["data"][0]["id"],
         "/logs/{id}": (await api.call("GET", "/logs")).json["data"][0]["id"],
     }  # fmt: skip
