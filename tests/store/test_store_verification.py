@@ -19,6 +19,7 @@ from sendkit_server.manage.verification import GONE_AFTER_MS, verify
 from sendkit_server.model.instant import DAY_MS, HOUR_MS
 from sendkit_server.net.resolver import Resolver
 from sendkit_server.store.queries import findings as finding_queries
+from sendkit_server.store.queries.pages import Window
 from sendkit_server.store.store import Store
 
 NAMES = DnsNames("mail.a.test", ("ip4:192.0.2.1",))
@@ -199,5 +200,5 @@ async def test_slow_dns_leaves_what_was_found_before(
     monkeypatch.setattr("sendkit_server.manage.doctor.WHOLE_S", 0.1)
     monkeypatch.setattr(Resolver, "texts", lambda self, name: asyncio.get_running_loop().create_future())
     await hours.look()
-    (scope,) = [row.row.id for row in (await domains.list_domains(store, 1, NAMES, 0, 10))[0]]
+    (scope,) = [row.row.id for row in (await domains.list_domains(store, 1, NAMES, Window(10)))[0]]
     assert await store.read(lambda connection: finding_queries.standing(connection, scope, "dkim")) == ("error", before)

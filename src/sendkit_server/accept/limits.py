@@ -6,7 +6,7 @@ import msgspec
 
 from sendkit_server.model.instant import DAY_MS, MINUTE_MS, SECOND_MS, Instant, day_of, day_start, to_datetime
 from sendkit_server.model.mail import ApiKey
-from sendkit_server.model.refusal import Refusal, Refused, restricted_to
+from sendkit_server.model.refusal import QUOTA_EXCEEDED, Refusal, Refused, restricted_to
 from sendkit_server.store.directory import SendingDomain
 from sendkit_server.store.queries.usage import Counted
 from sendkit_server.store.usage import Usage
@@ -15,8 +15,6 @@ TEAM_RATE, KEY_RATE = "rate-team", "rate-key"
 KEY_DAY, TEAM_MONTH, DOMAIN_DAY, DOMAIN_SINCE = "key-day", "team-month", "domain-day", "domain-since"
 # Recipients a day of a domain, by its age in days; behind the last there is no limit.
 WARM_UP = (50, 50, 100, 200, 500, 1_000, 1_000, 2_000, 2_000, 2_000, 5_000, 5_000, 5_000, 5_000)
-
-QUOTA_EXCEEDED = Refusal("validation_error", "Monthly email quota exceeded.", 422, 550, "5.7.1")
 
 
 class LimitSettings(msgspec.Struct, frozen=True):

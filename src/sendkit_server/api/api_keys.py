@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 
 from sendkit_server.api import payload
-from sendkit_server.api.http import Request, Response, json_response, listed, page
+from sendkit_server.api.dialect import Dialect, page_size, time_in
+from sendkit_server.api.http import Request, Response, json_response, listed_part, window
 from sendkit_server.api.service import Service
 from sendkit_server.manage import keys
 from sendkit_server.manage.keys import CreatedKey, KeyWish
 from sendkit_server.model.instant import DAY_MS
 from sendkit_server.model.refusal import Refusal, Refused, invalid, required
+from sendkit_server.store.queries.rows import AnyRow
 
 _NOT_FOUND = Refusal("not_found", "API key not found.", 404)
 _RESEND = {"full_access": "full", "sending_access": "send"}
+_TIMES = ("expires_at", "last_used_at", "created_at")
 _OVERLAP = re.compile(r"([0-9]{1,6})\s*(s|m|h|d)")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 
@@ -21,21 +24,21 @@ _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 async def list_(service: Service, request: Request) -> Response | Refusal:
     """GET /api-keys"""
     query = request.query()
-    current, per_page = page(query)
-    rows, total = await keys.list_keys(service.store, request.team_id, (current - 1) * per_page, per_page)
-    data = [keys.worded(row, service.clock()) for row in rows]
-    return json_response(listed(f"{service.public_url}/api-keys", query, data, total, False))
+    shown = window(query, page_size(request.dialect))
+    part = await keys.list_keys(service.store, request.team_id, shown)
+    data = [_worded(service, request, row) for row in part.rows]
+    return json_response(listed_part(f"{service.public_url}/api-keys", query, shown, part, data))
 
 
 async def read(service: Service, request: Request) -> Response | Refusal:
     """GET /api-keys/{id}"""
     found = await keys.show_key(service.store, request.team_id, request.path_args[0])
-    return _NOT_FOUND if found is None else json_response(keys.worded(found, service.clock()))
+    return _NOT_FOUND if found is None else json_response(_worded(service, request, found))
 
 
 async def create(service: Service, request: Request) -> Response | Refusal:
     """POST /api-keys: the only answer that has the secret, as `token`"""
-    wish = _wish(payload.members(request.headers, request.body))
+    wish = _wish(payload.members(request.headers, request.body), request.dialect)
     created = await keys.create_key(service.store, request.team_id, wish, service.actor(request), request.key)
     return await _with_token(service, request, created)
 
@@ -48,7 +51,7 @@ async def rename(service: Service, request: Request) -> Response | Refusal:
     found = await keys.rename_key(service.store, request.team_id, request.path_args[0], name, service.actor(request))
     if found is None:
         return _NOT_FOUND
-    return json_response({"object": "api_key", **keys.worded(found, service.clock())})
+    return json_response({"object": "api_key", **_worded(service, request, found)})
 
 
 async def rotate(service: Service, request: Request) -> Response | Refusal:
@@ -75,17 +78,22 @@ async def revoke(service: Service, request: Request) -> Response | Refusal:
 async def _with_token(service: Service, request: Request, created: CreatedKey) -> Response:
     row = await keys.show_key(service.store, request.team_id, created.key.id)
     assert row is not None
-    return json_response({**keys.worded(row, service.clock()), "token": created.secret}, 201)
+    return json_response({**_worded(service, request, row), "token": created.secret}, 201)
 
 
-def _wish(given: payload.Members) -> KeyWish:
+def _worded(service: Service, request: Request, row: AnyRow) -> dict[str, object]:
+    times = {name: time_in(request.dialect, row._mapping[name]) for name in _TIMES}
+    return {**keys.worded(row, service.clock()), **times}
+
+
+def _wish(given: payload.Members, dialect: Dialect) -> KeyWish:
     name = payload.string(given, "name")
     if name is None:
         raise Refused(required("name"))
     domain_id = payload.string(given, "domain_id")
     return KeyWish(
         name,
-        _permissions(given),
+        _permissions(given, dialect),
         payload.boolean(given, "test") or False,
         domains=payload.strings(given, "domain_ids") or (() if domain_id is None else (domain_id,)),
         senders=payload.strings(given, "senders"),
@@ -98,12 +106,14 @@ def _wish(given: payload.Members) -> KeyWish:
     )
 
 
-def _permissions(given: payload.Members) -> str:
+def _permissions(given: payload.Members, dialect: Dialect) -> str:
     several = payload.strings(given, "permissions")
     if several:
         return ",".join(several)
     one = payload.string(given, "permission")
     if one is None:
+        if dialect is Dialect.RESEND:
+            return "full"
         raise Refused(required("permission"))
     return _RESEND.get(one, one)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sendkit_server.api import payload, shapes
-from sendkit_server.api.http import Request, Response, json_response, listed, page
+from sendkit_server.api.dialect import DEFAULT_REGION, Dialect, page_size
+from sendkit_server.api.http import Request, Response, json_response, listed_part, window
 from sendkit_server.api.service import Service
 from sendkit_server.manage import domains, verification
 from sendkit_server.manage.domain_wishes import DomainWish
@@ -20,17 +21,17 @@ _TAKEN = invalid("The name has already been taken.", "name")
 async def list_(service: Service, request: Request) -> Response | Refusal:
     """GET /domains"""
     query = request.query()
-    current, per_page = page(query)
-    found, total = await domains.list_domains(
-        service.store, request.team_id, service.dns_names, (current - 1) * per_page, per_page
-    )
-    data = [shapes.domain(one) for one in found]
-    return json_response(listed(f"{service.public_url}/domains", query, data, total, False))
+    shown = window(query, page_size(request.dialect))
+    found, part = await domains.list_domains(service.store, request.team_id, service.dns_names, shown)
+    data = [shapes.domain(one, request.dialect) for one in found]
+    return json_response(listed_part(f"{service.public_url}/domains", query, shown, part, data))
 
 
 async def read(service: Service, request: Request) -> Response | Refusal:
     """GET /domains/{id}: by id or name"""
-    return _answer(await domains.show_domain(service.store, request.team_id, request.path_args[0], service.dns_names))
+    return _answer(
+        request, await domains.show_domain(service.store, request.team_id, request.path_args[0], service.dns_names)
+    )
 
 
 async def add(service: Service, request: Request) -> Response | Refusal:
@@ -42,7 +43,9 @@ async def add(service: Service, request: Request) -> Response | Refusal:
     if len(name) > MAX_NAME_CHARACTERS:
         return too_long("name", MAX_NAME_CHARACTERS)
     if region is None:
-        return required("region")
+        if request.dialect is not Dialect.RESEND:
+            return required("region")
+        region = DEFAULT_REGION
     if len(region) > MAX_REGION_CHARACTERS or not region.isprintable():
         return too_long("region", MAX_REGION_CHARACTERS)
     wish = _wish(given)
@@ -63,7 +66,7 @@ async def add(service: Service, request: Request) -> Response | Refusal:
         if error.field is not None:
             raise
         raise Refused(invalid(f"The name field must be a domain name: {error}.", "name")) from None
-    return json_response(shapes.domain(added), 201)
+    return json_response(shapes.domain(added, request.dialect), 201)
 
 
 async def change(service: Service, request: Request) -> Response | Refusal:
@@ -71,7 +74,8 @@ async def change(service: Service, request: Request) -> Response | Refusal:
     given = payload.members(request.headers, request.body)
     name, actor = request.path_args[0], service.actor(request)
     return _answer(
-        await domains.change_domain(service.store, request.team_id, name, _wish(given), service.dns_names, actor)
+        request,
+        await domains.change_domain(service.store, request.team_id, name, _wish(given), service.dns_names, actor),
     )
 
 
@@ -87,22 +91,27 @@ async def verify(service: Service, request: Request) -> Response | Refusal:
     done = await verification.verify(
         service.store, request.team_id, request.path_args[0], around.names, around.resolver(), service.clock()
     )
-    return _answer(None if done is None else done.domain)
+    return _answer(request, None if done is None else done.domain)
 
 
 async def rotate(service: Service, request: Request) -> Response | Refusal:
     """POST /domains/{id}/rotate: a new DKIM key, which signs once its record is seen in DNS"""
     actor = service.actor(request)
     return _answer(
-        await domains.new_dkim_key(service.store, request.team_id, request.path_args[0], service.dns_names, actor)
+        request,
+        await domains.new_dkim_key(service.store, request.team_id, request.path_args[0], service.dns_names, actor),
     )
 
 
-def _answer(found: Domain | None) -> Response | Refusal:
-    return _NOT_FOUND if found is None else json_response(shapes.domain(found))
+def _answer(request: Request, found: Domain | None) -> Response | Refusal:
+    return _NOT_FOUND if found is None else json_response(shapes.domain(found, request.dialect))
 
 
 def _wish(given: payload.Members) -> DomainWish:
+    capabilities = dict(payload.pairs(given, "capabilities"))
+    for name, only in (("sending", "enabled"), ("receiving", "disabled")):
+        if capabilities.get(name, only) != only:
+            raise Refused(invalid(f"The capabilities.{name} field can only be {only} here.", f"capabilities.{name}"))
     return DomainWish(
         tls=payload.string(given, "tls"),
         open_tracking=payload.boolean(given, "open_tracking"),

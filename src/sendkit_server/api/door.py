@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from sendkit_server.accept import rights
+from sendkit_server.api.dialect import dialect_of, refusal_in
 from sendkit_server.api.http import (
     ClientGone,
     Receive,
@@ -60,39 +61,41 @@ class HttpDoor:
         """One request."""
         method: str = scope["method"]
         unread: Receive | None = None
+        result: Response | Refusal
         try:
-            response = await self._answer(scope, receive)
+            result = await self._answer(scope, receive)
         except Refused as refused:
-            response = self._refused(refused.refusal)
+            result = refused.refusal
             unread = receive if refused.refusal.http_status in (408, 413) else None
         except ManageError as error:
-            response = self._refused(refusal.invalid(str(error), error.field))
+            result = refusal.invalid(str(error), error.field)
         except StoreUnavailable as error:
             log.warning("api.store_unavailable", path=scope["path"], error=str(error))
             unknown = isinstance(error, OutcomeUnknown)
-            response = self._refused(refusal.OUTCOME_UNKNOWN if unknown else refusal.CANNOT_COMMIT)
+            result = refusal.OUTCOME_UNKNOWN if unknown else refusal.CANNOT_COMMIT
         except ClientGone:
             return
         except Exception:
             log.exception("api.fault", method=method, path=scope["path"])
-            response = self._refused(refusal.UNEXPECTED)
+            result = refusal.UNEXPECTED
+        response = self._refused(result, scope) if isinstance(result, Refusal) else result
         if response.status >= 400:
             self._note(scope, response)
         await send_response(scope, send, response, head=method == "HEAD", unread=unread)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _answer(self, scope: Scope, receive: Receive) -> Response | Refusal:
         method: str = scope["method"]
         raw_path = scope["raw_path"].decode("latin-1").partition("?")[0]
         if len(raw_path) > MAX_PATH_CHARACTERS:
-            return self._refused(refusal.NOT_FOUND)
+            return refusal.NOT_FOUND
         segments = path_segments(raw_path)
         if segments and segments[0] == "v1":
             del segments[0]
         match = self._router.find(method, segments)
         if match is None or any("\0" in segment for segment in segments):
-            return self._refused(refusal.NOT_FOUND)
+            return refusal.NOT_FOUND
         if match.route is None:
-            return self._refused(_wrong_verb(method, match.allowed))
+            return _wrong_verb(method, match.allowed)
         headers = dict(scope["headers"])
         request = Request(
             method=method,
@@ -105,11 +108,10 @@ class HttpDoor:
         if match.route.permission is not None:
             refused = await self._check_key(match.route, request)
             if refused is not None:
-                return self._refused(refused)
+                return refused
         if method in BODY_METHODS:
             request.body = await read_body(scope, headers, receive)
-        result = await match.route.handler(self._service, request)
-        return self._refused(result) if isinstance(result, Refusal) else result
+        return await match.route.handler(self._service, request)
 
     async def _check_key(self, route: Route, request: Request) -> Refusal | None:
         secret = bearer(request.headers)
@@ -157,7 +159,9 @@ class HttpDoor:
             )
         )
 
-    def _refused(self, refused: Refusal) -> Response:
+    def _refused(self, refused: Refusal, scope: Scope) -> Response:
+        headers = dict(scope["headers"])
+        refused = refusal_in(dialect_of(headers, bearer(headers)), refused)
         self._service.metrics.errors.labels(refused.name, "http").inc()
         return refusal_response(refused, self._doc_url)
 

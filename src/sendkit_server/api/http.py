@@ -10,8 +10,10 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 import msgspec
 
+from sendkit_server.api.dialect import Dialect, dialect_of
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.model.refusal import Refusal, Refused, invalid
+from sendkit_server.store.queries.pages import Part, Window
 
 MAX_BODY_BYTES = 60_000_000
 BODY_GRACE_S = 30.0
@@ -55,6 +57,11 @@ class Request(msgspec.Struct):
     key: ApiKey | None = None
     body: bytes = b""
     client: str = ""
+
+    @property
+    def dialect(self) -> Dialect:
+        """In which of the two the client speaks."""
+        return dialect_of(self.headers, bearer(self.headers))
 
     @property
     def team_id(self) -> int:
@@ -192,6 +199,53 @@ def page(query: Mapping[str, str]) -> tuple[int, int]:
         if name in query:
             raise Refused(invalid(f"'{name}' is not supported yet; use page and per_page", name))
     return _whole(query, "page", 1, 1_000_000), _whole(query, "per_page", 25, 100)
+
+
+def window(query: Mapping[str, str], default: int) -> Window:
+    """Which part of a list: by `page` and `per_page`, or, when any of them is there, by `limit`, `after` and `before` (ids)."""
+    if not any(name in query for name in ("limit", "after", "before")):
+        current, per_page = _whole(query, "page", 1, 1_000_000), _whole(query, "per_page", default, 100)
+        return Window(per_page, (current - 1) * per_page)
+    after, before = query.get("after") or None, query.get("before") or None
+    if after is not None and before is not None:
+        raise Refused(invalid("The after and before fields cannot be used together.", "before"))
+    return Window(_whole(query, "limit", default, 100), after=after, before=before)
+
+
+def listed_part(
+    base: str, query: Mapping[str, str], shown: Window, part: Part, data: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
+    """As listed(), for lists that are also read by ids. shown: what was asked for.  data: the rows as they are shown."""
+    if not any(name in query for name in ("limit", "after", "before")):
+        numbered = {**query, "per_page": str(shown.limit)}
+        return listed(base, numbered, data, part.total, False)
+    others = {name: value for name, value in query.items() if name not in ("after", "before", "page")}
+
+    def link(**cursor: str) -> str:
+        return f"{base}?{urlencode({**others, **cursor})}"
+
+    newer = part.more if shown.before is not None else shown.after is not None
+    older = part.more if shown.before is None else True
+    return {
+        "object": "list",
+        "has_more": part.more,
+        "data": data,
+        "links": {
+            "first": link(),
+            "last": None,
+            "prev": link(before=str(data[0]["id"])) if data and newer else None,
+            "next": link(after=str(data[-1]["id"])) if data and older else None,
+        },
+        "meta": {
+            "current_page": None,
+            "from": None,
+            "last_page": None,
+            "per_page": shown.limit,
+            "to": None,
+            "total": part.total,
+            "path": base,
+        },
+    }
 
 
 def _whole(query: Mapping[str, str], name: str, default: int, most: int) -> int:

@@ -96,10 +96,10 @@ def from_members(key: ApiKey, given: Members) -> Submission:
         subject=string(given, "subject"),
         html=string(given, "html"),
         text=string(given, "text"),
-        headers=_pairs(given, "headers"),
+        headers=pairs(given, "headers"),
         attachments=_attachments(given),
         tags=_tags(given),
-        metadata=_pairs(given, "metadata"),
+        metadata=pairs(given, "metadata"),
         check_only=boolean(given, "check_only") or False,
         priority=string(given, "priority"),
         expires_at=string(given, "expires_at"),
@@ -177,7 +177,8 @@ def strings(given: Members, name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _pairs(given: Members, name: str) -> tuple[tuple[str, str], ...]:
+def pairs(given: Members, name: str) -> tuple[tuple[str, str], ...]:
+    """A member that is an object of strings; empty when it is not there. Refused."""
     value = given.get(name)
     if absent(value):
         return ()

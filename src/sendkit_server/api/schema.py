@@ -228,29 +228,47 @@ class DnsRecordShape(Shape):
     updated_at: str
 
 
+class RecordShape(Shape):
+    """A record to publish as Resend words it: the name relative to the registrable domain, no DMARC."""
+
+    record: str
+    name: str
+    type: str
+    ttl: str
+    status: str
+    value: str
+    priority: int = 0
+
+
 class PlainDomainShape(Shape):
-    """A sending domain without its records."""
+    """A sending domain without its records. region: one of the other dialect's four there; sendkit_region: the word that was
+    given."""
 
     id: str
     name: str
     status: str
     trusted: bool
     region: str
+    sendkit_region: str
     open_tracking: bool
     click_tracking: bool
     tls: str
     custom_return_path: str
     tracking_subdomain: str | None
+    capabilities: dict[str, str]
     sending_enabled: bool
     created_at: str
+    createdAt: str
     updated_at: str
 
 
 class DomainShape(PlainDomainShape):
     """A sending domain. reason: why it is not verified though its records are."""
 
+    object: str
     reason: str | None
     dns_records: list[DnsRecordShape]
+    records: list[RecordShape]
     warnings: list[WarningShape]
 
 
@@ -295,6 +313,7 @@ class AddDomain(msgspec.Struct):
     click_tracking: bool | None = None
     custom_return_path: str | None = None
     tracking_subdomain: str | None = None
+    capabilities: dict[str, str] | None = None
 
 
 class ChangeDomain(msgspec.Struct):
@@ -306,6 +325,7 @@ class ChangeDomain(msgspec.Struct):
     click_tracking: bool | None = None
     custom_return_path: str | None = None
     tracking_subdomain: str | None = None
+    capabilities: dict[str, str] | None = None
 
 
 class KeyShape(Shape):
@@ -385,17 +405,18 @@ class LinksShape(Shape):
     """Absolute URLs of other pages."""
 
     first: str
-    last: str
+    last: str | None
     prev: str | None
     next: str | None
 
 
 class MetaShape(Shape):
-    """Where this page is. total is a lower bound from 10,000 on."""
+    """Where this page is; without numbers where `limit`, `after` or `before` was asked for. total is a lower bound from 10,000
+    on."""
 
-    current_page: int
+    current_page: int | None
     from_: int | None = msgspec.field(name="from")
-    last_page: int
+    last_page: int | None
     per_page: int
     to: int | None
     total: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sendkit_server.api import payload, shapes
-from sendkit_server.api.http import Request, Response, json_response, listed, page
+from sendkit_server.api.dialect import page_size
+from sendkit_server.api.http import Request, Response, json_response, listed_part, window
 from sendkit_server.api.service import Service
 from sendkit_server.manage import senders
 from sendkit_server.manage.senders import Sender, SenderWish
@@ -15,15 +16,15 @@ _NOT_FOUND = Refusal("not_found", "Sender not found.", 404)
 async def list_(service: Service, request: Request) -> Response | Refusal:
     """GET /senders"""
     query = request.query()
-    current, per_page = page(query)
-    found, total = await senders.list_senders(service.store, request.team_id, (current - 1) * per_page, per_page)
-    data = [shapes.sender(one) for one in found]
-    return json_response(listed(f"{service.public_url}/senders", query, data, total, False))
+    shown = window(query, page_size(request.dialect))
+    found, part = await senders.list_senders(service.store, request.team_id, shown)
+    data = [shapes.sender(one, request.dialect) for one in found]
+    return json_response(listed_part(f"{service.public_url}/senders", query, shown, part, data))
 
 
 async def read(service: Service, request: Request) -> Response | Refusal:
     """GET /senders/{id}"""
-    return _answer(await senders.show_sender(service.store, request.team_id, request.path_args[0]))
+    return _answer(request, await senders.show_sender(service.store, request.team_id, request.path_args[0]))
 
 
 async def create(service: Service, request: Request) -> Response | Refusal:
@@ -33,14 +34,15 @@ async def create(service: Service, request: Request) -> Response | Refusal:
         if not payload.string(given, member):
             return required(member)
     made = await senders.create_sender(service.store, request.team_id, _wish(given), service.actor(request))
-    return json_response(shapes.sender(made), 201)
+    return json_response(shapes.sender(made, request.dialect), 201)
 
 
 async def change(service: Service, request: Request) -> Response | Refusal:
     """PUT or PATCH /senders/{id}: what is not named stays as it is"""
     wish = _wish(payload.members(request.headers, request.body))
     actor = service.actor(request)
-    return _answer(await senders.change_sender(service.store, request.team_id, request.path_args[0], wish, actor))
+    sender_id = request.path_args[0]
+    return _answer(request, await senders.change_sender(service.store, request.team_id, sender_id, wish, actor))
 
 
 async def delete(service: Service, request: Request) -> Response | Refusal:
@@ -51,8 +53,8 @@ async def delete(service: Service, request: Request) -> Response | Refusal:
     return json_response({"object": "sender", "id": sender_id, "deleted": True})
 
 
-def _answer(found: Sender | None) -> Response | Refusal:
-    return _NOT_FOUND if found is None else json_response(shapes.sender(found))
+def _answer(request: Request, found: Sender | None) -> Response | Refusal:
+    return _NOT_FOUND if found is None else json_response(shapes.sender(found, request.dialect))
 
 
 def _wish(given: payload.Members) -> SenderWish:

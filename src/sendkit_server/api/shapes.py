@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from functools import cache
 
 import msgspec
+from publicsuffixlist import PublicSuffixList
 
+from sendkit_server.api.dialect import REGIONS, Dialect, time_in
 from sendkit_server.manage import suppressions
-from sendkit_server.manage.domains import Domain
+from sendkit_server.manage.domains import RECORD_TTL_S, DnsRecord, Domain
 from sendkit_server.manage.queue import HELD, Waiting
 from sendkit_server.manage.senders import Sender
 from sendkit_server.model.address import Mailbox
@@ -25,6 +28,8 @@ _mailboxes: msgspec.json.Decoder[list[Mailbox]] = msgspec.json.Decoder(list[Mail
 
 Shape = dict[str, object]
 
+_NOT_STARTED = "not_started"
+_NEVER_LOOKED = "{}"  # domain.record_status
 _TRACKING_LATER = [
     {
         "name": "tracking_not_built",
@@ -184,12 +189,13 @@ def lane(found: Waiting) -> Shape:
     }
 
 
-def domain(found: Domain) -> Shape:
-    """A domain with the records to publish."""
+def domain(found: Domain, dialect: Dialect) -> Shape:
+    """A domain with the records to publish, in both dialects' lists of them."""
     row = found.row
-    created, updated = api_time(row.created_at), api_time(row.updated_at)
+    created, updated = time_in(dialect, row.created_at), time_in(dialect, row.updated_at)
     return {
-        **_domain(row),
+        "object": "domain",
+        **_domain(row, dialect),
         "reason": found.reason,
         "dns_records": [
             {
@@ -197,7 +203,7 @@ def domain(found: Domain) -> Shape:
                 "record_type": record.type if record.kind == "Tracking" else record.kind,
                 "name": record.name,
                 "value": record.value,
-                "ttl": 3600,
+                "ttl": RECORD_TTL_S,
                 "status": record.status,
                 "priority": record.priority,
                 "created_at": created,
@@ -205,11 +211,12 @@ def domain(found: Domain) -> Shape:
             }
             for index, record in enumerate(found.records)
         ],
+        "records": [_relative(record, row) for record in found.records if record.kind != "DMARC"],
         "warnings": _TRACKING_LATER if row.open_tracking or row.click_tracking else [],
     }
 
 
-def sender(found: Sender) -> Shape:
+def sender(found: Sender, dialect: Dialect) -> Shape:
     """A sender with its domain."""
     row = found.row
     return {
@@ -218,28 +225,57 @@ def sender(found: Sender) -> Shape:
         "username": row.username,
         "email": found.email,
         "reply_to": row.reply_to,
-        "domain": _domain(found.domain),
-        "created_at": api_time(row.created_at),
-        "updated_at": api_time(row.updated_at),
+        "domain": _domain(found.domain, dialect),
+        "created_at": time_in(dialect, row.created_at),
+        "updated_at": time_in(dialect, row.updated_at),
     }
 
 
-def _domain(row: AnyRow) -> Shape:
+def _domain(row: AnyRow, dialect: Dialect) -> Shape:
+    is_resend = dialect is Dialect.RESEND
+    created = time_in(dialect, row.created_at)
     return {
         "id": row.id,
         "name": row.name,
-        "status": row.status,
+        # What has never been looked for has a word of its own there.
+        "status": _NOT_STARTED
+        if is_resend and row.status == "pending" and row.record_status == _NEVER_LOOKED
+        else row.status,
         "trusted": row.trusted,
-        "region": row.region,
+        # A client of Resend's in Rust knows four names, and no other.
+        "region": REGIONS[0] if is_resend and row.region not in REGIONS else row.region,
+        "sendkit_region": row.region,
         "open_tracking": row.open_tracking,
         "click_tracking": row.click_tracking,
         "tls": row.tls,
         "custom_return_path": row.return_path,
         "tracking_subdomain": None if row.tracking_host is None else row.tracking_host.removesuffix(f".{row.name}"),
+        "capabilities": {"sending": "enabled", "receiving": "disabled"},
         "sending_enabled": row.trusted or row.status == "verified",
-        "created_at": api_time(row.created_at),
-        "updated_at": api_time(row.updated_at),
+        "created_at": created,
+        "createdAt": created,
+        "updated_at": time_in(dialect, row.updated_at),
     }
+
+
+def _relative(record: DnsRecord, domain: AnyRow) -> Shape:
+    """As Resend has it: the name relative to the registrable domain (`send.mail` of send.mail.example.com)."""
+    whole = public_suffixes().privatesuffix(domain.name) or domain.name
+    shape: Shape = {
+        "record": "SPF" if record.kind == "MX" else record.kind,
+        "name": record.name.removesuffix(f".{whole}"),
+        "type": record.type,
+        "ttl": "Auto",
+        "status": _NOT_STARTED if domain.record_status == _NEVER_LOOKED else record.status,
+        "value": record.value,
+    }
+    return shape if record.priority is None else {**shape, "priority": record.priority}
+
+
+@cache
+def public_suffixes() -> PublicSuffixList:
+    """Mozilla's list, read when it is first asked: some milliseconds."""
+    return PublicSuffixList()
 
 
 def _reason(row: AnyRow, held: Collection[str]) -> str:

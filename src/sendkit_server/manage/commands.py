@@ -35,6 +35,7 @@ from sendkit_server.model.address import AddressError
 from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.store import seal
 from sendkit_server.store.queries import keys as key_queries
+from sendkit_server.store.queries.pages import Window
 from sendkit_server.store.queries.queue import Target
 from sendkit_server.store.queries.refusals import RefusalFilter
 from sendkit_server.store.queries.suppressions import SuppressionFilter
@@ -102,8 +103,8 @@ async def _rotate_key(context: Context, team_id: int, arguments: Mapping[str, An
 
 
 async def _list_keys(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    found, _ = await keys.list_keys(context.store, team_id, 0, MAX_KEYS)
-    return {"data": [keys.worded(row, context.clock()) for row in found]}
+    found = await keys.list_keys(context.store, team_id, Window(MAX_KEYS))
+    return {"data": [keys.worded(row, context.clock()) for row in found.rows]}
 
 
 async def _revoke_key(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -162,7 +163,7 @@ async def _show_domain(context: Context, team_id: int, arguments: Mapping[str, A
 
 
 async def _list_domains(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    found, _ = await domains.list_domains(context.store, team_id, context.dns_names, 0, 1000)
+    found, _ = await domains.list_domains(context.store, team_id, context.dns_names, Window(1000))
     return {"data": [worded(one) for one in found]}
 
 

@@ -27,6 +27,7 @@ from sendkit_server.net.resolver import Resolver
 from sendkit_server.store.errors import StoreError
 from sendkit_server.store.files import instance_name
 from sendkit_server.store.queries import findings as queries
+from sendkit_server.store.queries.pages import Window
 from sendkit_server.store.queries.retention import team_ids
 from sendkit_server.store.store import Store
 
@@ -71,11 +72,13 @@ class Doctor:
         """What the server does each hour: this machine, and the domains that nobody has looked at since then."""
         await self._keep(instance_name(self._store.data_dir), await self._server(self.around.resolver()))
         for team_id in await self._store.read(team_ids):
-            offset, total = 0, 1
-            while offset < total:
-                page, total = await list_domains(self._store, team_id, self.around.names, offset, DOMAINS_A_PAGE)
-                offset += DOMAINS_A_PAGE
+            window = Window(DOMAINS_A_PAGE)
+            while True:
+                page, part = await list_domains(self._store, team_id, self.around.names, window)
                 await self._look_at_page(page, not_since)
+                if not part.more:
+                    break
+                window = Window(DOMAINS_A_PAGE, after=page[-1].row.id)
 
     def remember(self, findings: Sequence[Finding]) -> None:
         """As what stands now, in place of what was known of the same server or domains."""

@@ -17,6 +17,7 @@ from sendkit_server.model.address import AddressError, ascii_domain
 from sendkit_server.model.instant import SECOND_MS
 from sendkit_server.store import seal
 from sendkit_server.store.queries import domains as queries
+from sendkit_server.store.queries.pages import Part, Window
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 from sendkit_server.wire import dkim_keys
@@ -217,16 +218,14 @@ async def show_domain(store: Store, team_id: int, name_or_id: str, names: DnsNam
     return await store.read(lambda connection: _with_records(connection, team_id, named(name_or_id), names))
 
 
-async def list_domains(
-    store: Store, team_id: int, names: DnsNames, offset: int, limit: int
-) -> tuple[list[Domain], int]:
-    """A page of domains, newest first, and how many there are."""
+async def list_domains(store: Store, team_id: int, names: DnsNames, window: Window) -> tuple[Sequence[Domain], Part]:
+    """Domains, newest first, and how they stand in the list."""
 
-    def read(connection: Connection) -> tuple[list[Domain], int]:
-        rows, total = queries.list_domains(connection, team_id, offset, limit)
+    def read(connection: Connection) -> tuple[Sequence[Domain], Part]:
+        part = queries.list_domains(connection, team_id, window)
         return [
-            Domain(row, dns_records(row, queries.dkim_keys(connection, team_id, row.id), names)) for row in rows
-        ], total
+            Domain(row, dns_records(row, queries.dkim_keys(connection, team_id, row.id), names)) for row in part.rows
+        ], part
 
     return await store.read(read)
 

@@ -5,7 +5,7 @@ A secret is `sk_live_` or `sk_test_` and 48 characters of `[0-9A-Za-z]`; only it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -20,6 +20,7 @@ from sendkit_server.model.permissions import parse_permission, preset_of
 from sendkit_server.store.directory import hash_secret
 from sendkit_server.store.queries import domains as domain_queries
 from sendkit_server.store.queries import keys as queries
+from sendkit_server.store.queries.pages import Part, Window
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 
@@ -148,9 +149,9 @@ async def show_key(store: Store, team_id: int, key_id: str) -> AnyRow | None:
     return await store.read(lambda connection: queries.find_key(connection, team_id, key_id))
 
 
-async def list_keys(store: Store, team_id: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
-    """A page of the team's living keys, newest first, and how many there are."""
-    return await store.read(lambda connection: queries.list_keys(connection, team_id, offset, limit))
+async def list_keys(store: Store, team_id: int, window: Window) -> Part:
+    """The team's living keys, newest first."""
+    return await store.read(lambda connection: queries.list_keys(connection, team_id, window))
 
 
 async def revoke_key(store: Store, team_id: int, key_id: str, by: Actor) -> bool:

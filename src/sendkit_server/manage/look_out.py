@@ -16,6 +16,7 @@ from sendkit_server.model.finding import FindingStatus, worst
 from sendkit_server.model.instant import api_time
 from sendkit_server.store.queries import findings as finding_queries
 from sendkit_server.store.queries.domains import return_path_of
+from sendkit_server.store.queries.pages import Window
 
 DOMAINS_AT_ONCE = 500  # of a look that somebody waits for
 
@@ -44,17 +45,18 @@ async def verify_domain(context: Context, team_id: int, arguments: Mapping[str, 
 async def examine(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     """The server and the team's domains, or the one that is named."""
     name = arguments.get("domain")
-    found, total = await domains.list_domains(context.store, team_id, context.dns_names, 0, DOMAINS_AT_ONCE)
+    found, part = await domains.list_domains(context.store, team_id, context.dns_names, Window(DOMAINS_AT_ONCE))
+    left = part.total - len(found)
     if name is not None:
         one = await domains.show_domain(context.store, team_id, name, context.dns_names)
         if one is None:
             raise no_domain(name)
-        found, total = [one], 1
+        found, left = [one], 0
     findings = await context.doctor.examine(found)
     return {
         "status": str(worst(findings)),
         "findings": [msgspec.to_builtins(finding) for finding in findings],
-        "domains_left": total - len(found),
+        "domains_left": left,
         "serving": context.doctor.around.serving,
     }
 

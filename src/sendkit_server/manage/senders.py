@@ -14,6 +14,7 @@ from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import AddressError, parse_mailbox
 from sendkit_server.store.queries import domains as domain_queries
 from sendkit_server.store.queries import senders as queries
+from sendkit_server.store.queries.pages import Part, Window
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 
@@ -95,12 +96,12 @@ async def show_sender(store: Store, team_id: int, sender_id: str) -> Sender | No
     return await store.read(lambda connection: _found(connection, team_id, sender_id))
 
 
-async def list_senders(store: Store, team_id: int, offset: int, limit: int) -> tuple[Sequence[Sender], int]:
-    """A page of senders, newest first, and how many there are."""
+async def list_senders(store: Store, team_id: int, window: Window) -> tuple[Sequence[Sender], Part]:
+    """Senders, newest first, and how they stand in the list."""
 
-    def read(connection: Connection) -> tuple[Sequence[Sender], int]:
-        rows, total = queries.list_senders(connection, team_id, offset, limit)
-        return [_with_domain(connection, row) for row in rows], total
+    def read(connection: Connection) -> tuple[Sequence[Sender], Part]:
+        part = queries.list_senders(connection, team_id, window)
+        return [_with_domain(connection, row) for row in part.rows], part
 
     return await store.read(read)
 

@@ -14,9 +14,9 @@ import msgspec
 class Refusal(msgspec.Struct, frozen=True):
     """One structured no.
 
-    field: the member at fault as a path (`to[1]`), None when it is none.  retry_after_s: seconds, for 429 and 503.  extra,
-    headers: further members of the API's error body, and headers of its response.  smtp: code, enhanced code; the text is
-    made by smtp_text unless smtp_fixed stands as the whole reply's text.
+    field: the member at fault as a path (`to[1]`), None when it is none.  is_missing: it was not given.  retry_after_s:
+    seconds, for 429 and 503.  extra, headers: further members of the API's error body, and headers of its response.  smtp:
+    code, enhanced code; the text is made by smtp_text unless smtp_fixed stands as the whole reply's text.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Refusal(msgspec.Struct, frozen=True):
     allow: str | None = None
     extra: tuple[tuple[str, object], ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    is_missing: bool = False
 
     @property
     def retryable(self) -> bool:
@@ -66,7 +67,7 @@ def spoken(field: str) -> str:
 
 def required(field: str) -> Refusal:
     """`The to field is required.`"""
-    return invalid(f"The {spoken(field)} field is required.", field)
+    return msgspec.structs.replace(invalid(f"The {spoken(field)} field is required.", field), is_missing=True)
 
 
 def bad_address(field: str, path: str | None = None) -> Refusal:
@@ -127,6 +128,7 @@ DOMAIN_NOT_VERIFIED = Refusal(
     "5.7.1",
     field="from",
 )
+QUOTA_EXCEEDED = Refusal("validation_error", "Monthly email quota exceeded.", 422, 550, "5.7.1")
 CANNOT_COMMIT = Refusal(
     "internal_server_error",
     "The server cannot store anything right now; nothing was accepted. Try again.",

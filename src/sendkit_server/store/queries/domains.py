@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, delete, insert, or_, select, text, update
 
 from sendkit_server.model.instant import Instant
+from sendkit_server.store.queries.pages import Part, Window, part_of
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import dkim_key, domain, domain_claim, sender
 
@@ -49,11 +50,9 @@ def find_domain(connection: Connection, team_id: int, name_or_id: str) -> AnyRow
     return connection.execute(query).one_or_none()
 
 
-def list_domains(connection: Connection, team_id: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
-    """A page of a team's domains, newest first, and how many there are."""
-    total = connection.execute(select(func.count()).select_from(domain).where(domain.c.team_id == team_id)).scalar_one()
-    query = select(domain).where(domain.c.team_id == team_id).order_by(domain.c.id.desc()).offset(offset).limit(limit)
-    return connection.execute(query).all(), int(total)
+def list_domains(connection: Connection, team_id: int, window: Window) -> Part:
+    """A team's domains."""
+    return part_of(connection, select(domain).where(domain.c.team_id == team_id), domain.c.id, window)
 
 
 def dkim_keys(connection: Connection, team_id: int, domain_id: str) -> Sequence[AnyRow]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from sendkit_server.model.instant import Instant
+from sendkit_server.store.queries.pages import Part, Window, part_of
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import api_key, team
 
@@ -22,12 +22,10 @@ def insert_key(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(insert(api_key).values(**values))
 
 
-def list_keys(connection: Connection, of_team: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
-    """A page of a team's keys that are not revoked, newest first, and how many there are."""
-    living = (api_key.c.team_id == of_team, api_key.c.revoked_at.is_(None))
-    total = connection.execute(select(func.count()).select_from(api_key).where(*living)).scalar_one()
-    query = select(api_key).where(*living).order_by(api_key.c.id.desc()).offset(offset).limit(limit)
-    return connection.execute(query).all(), total
+def list_keys(connection: Connection, of_team: int, window: Window) -> Part:
+    """A team's keys that are not revoked."""
+    living = select(api_key).where(api_key.c.team_id == of_team, api_key.c.revoked_at.is_(None))
+    return part_of(connection, living, api_key.c.id, window)
 
 
 def find_key(connection: Connection, of_team: int, key_id: str) -> AnyRow | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from sendkit_server.store.queries.pages import Part, Window, part_of
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import sender
 
@@ -39,8 +39,6 @@ def id_at(connection: Connection, team_id: int, domain_id: str, username: str) -
     return connection.execute(query).scalar()
 
 
-def list_senders(connection: Connection, team_id: int, offset: int, limit: int) -> tuple[Sequence[AnyRow], int]:
-    """A page of a team's senders, newest first, and how many there are."""
-    total = connection.execute(select(func.count()).select_from(sender).where(sender.c.team_id == team_id)).scalar_one()
-    query = select(sender).where(sender.c.team_id == team_id).order_by(sender.c.id.desc()).offset(offset).limit(limit)
-    return connection.execute(query).all(), int(total)
+def list_senders(connection: Connection, team_id: int, window: Window) -> Part:
+    """A team's senders."""
+    return part_of(connection, select(sender).where(sender.c.team_id == team_id), sender.c.id, window)
