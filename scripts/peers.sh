@@ -1,6 +1,7 @@
 #!/bin/sh
 # Brings the real programs that tests run against: swaks, PHPMailer, Node with its packages, PostgreSQL's server and
-# PgBouncer, Postfix, Pebble (a certificate authority), Chromium, and strace and faketime for disks that fail and clocks that jump.
+# PgBouncer, Postfix with what it logs in by, Pebble (a certificate authority), Chromium, and strace and faketime for disks
+# that fail and clocks that jump.
 # As root or with sudo -n they are installed by apt. Elsewhere what is missing is named, and its tests are reported as
 # not run; in CI (CI=true) it is an error.
 set -eu
@@ -11,9 +12,13 @@ postgres=postgres
 for found in /usr/lib/postgresql/1[5-9]/bin/postgres /usr/lib/postgresql/[2-9][0-9]/bin/postgres; do
     [ ! -x "$found" ] || postgres=$found
 done
+sasl=libplain.so
+for found in /usr/lib/*/sasl2/libplain.so; do
+    [ ! -e "$found" ] || sasl=$found
+done
 for pair in swaks:swaks node:nodejs npm:npm curl:curl openssl:openssl php:php-cli \
-    "$postgres:postgresql" pgbouncer:pgbouncer strace:strace faketime:faketime postconf:postfix pebble:pebble \
-    chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
+    "$postgres:postgresql" pgbouncer:pgbouncer strace:strace faketime:faketime postconf:postfix "$sasl:libsasl2-modules" \
+    pebble:pebble chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
     /usr/share/php/libphp-phpmailer/autoload.php:libphp-phpmailer; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || [ -e "${pair%%:*}" ] || [ -x "/usr/sbin/${pair%%:*}" ] || missing="$missing ${pair#*:}"
 done

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 from clients import node
+from cutting import cutting
 from raw_talk import connected
 from server import MAIL, Reply, Server, until
 from sinks import SmtpSink
@@ -69,47 +69,18 @@ async def test_a_client_that_is_cut_off_behind_the_dot_and_comes_again_is_given_
     assert (await server.call("GET", "/emails/%3C17@app.sender.test%3E", key)).json["id"] == message_id
 
 
-@asynccontextmanager
-async def cutting(port: int, cuts: int) -> AsyncIterator[int]:
-    """A proxy that cuts the connection instead of passing on the first answers to a message."""
-    left = cuts
-
-    async def passed(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        nonlocal left
-        server, to_server = await asyncio.open_connection("127.0.0.1", port)
-
-        async def there() -> None:
-            while data := await client.read(65536):
-                to_server.write(data)
-
-        going = asyncio.create_task(there())
-        try:
-            while data := await server.read(65536):
-                if re.search(rb"^250 2\.0\.0 Ok: msg_", data, re.MULTILINE) and left:
-                    left -= 1
-                    return
-                to_client.write(data)
-        finally:
-            going.cancel()
-            to_client.transport.abort()
-            to_server.close()
-
-    running = await asyncio.start_server(passed, "127.0.0.1", 0)
-    async with running:
-        yield running.sockets[0].getsockname()[1]
-
-
 @pytest.mark.engine("sqlite")
 async def test_nodemailer_that_tries_again_after_cuts_sends_one_mail(
     make_server: Callable[..., Server], sink: SmtpSink
 ) -> None:
     server = await make_server(**PLAIN).start()
     key = await server.live_key()
-    async with cutting(server.port(SMTP), 2) as port:
-        ran = await node("cut.mjs", environment={"PORT": str(port), "KEY": key})
+    async with cutting(server.port(SMTP), times=2) as proxy:
+        ran = await node("cut.mjs", environment={"PORT": str(proxy.port), "KEY": key})
     assert ran.status == 0, ran.err
     message_id = re.search(r"Ok: (msg_\S+)", ran.out)
     assert message_id is not None, ran.out
+    assert proxy.cut == {message_id[1]: 2}
     await server.settled(key, message_id[1], "delivered")
     assert len(sink.mails) == 1
 

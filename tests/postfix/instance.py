@@ -1,4 +1,5 @@
 """Debian's Postfix as an instance of a test process's own: the recipients' server, and a relay that asks for a login.
+`relay.py` has it as the sender's.
 
 It stands at a loopback address of its own, so that its ports are always the same:
 
@@ -33,7 +34,7 @@ START_S = 20.0
 BIGGEST_BYTES = 40_000_000
 _POSTFIX, _MASTER = "/usr/sbin/postfix", "/usr/lib/postfix/sbin/master"
 
-_MAIN_CF = """\
+_ANY_MAIN_CF = """\
 compatibility_level = 3.6
 queue_directory = {home}/queue
 data_directory = {home}/data
@@ -41,7 +42,6 @@ daemon_directory = /usr/lib/postfix/sbin
 command_directory = /usr/sbin
 maillog_file_prefixes = {home}
 maillog_file = {home}/log
-myhostname = mx.there.test
 mydestination =
 alias_maps =
 local_recipient_maps =
@@ -49,17 +49,20 @@ local_recipient_maps =
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
 smtp_bind_address = {address}
-mynetworks =
-smtpd_relay_restrictions = reject_unauth_destination
 smtpd_peername_lookup = no
 smtpd_client_connection_rate_limit = 0
+disable_dns_lookups = yes
+smtp_host_lookup = native
+"""
+_MAIN_CF = """\
+myhostname = mx.there.test
+mynetworks =
+smtpd_relay_restrictions = reject_unauth_destination
 smtpd_soft_error_limit = 1000
 smtpd_hard_error_limit = 1000
 smtputf8_enable = yes
 message_size_limit = {biggest}
 mailbox_size_limit = 0
-disable_dns_lookups = yes
-smtp_host_lookup = native
 
 virtual_mailbox_domains = there.test
 virtual_mailbox_base = {home}/mail
@@ -90,9 +93,12 @@ _MASTER_CF = """\
   -o smtpd_tls_wrappermode=yes
   {login}
 gone unix - n n - - pipe flags= user=nobody argv=/bin/sh -c {{exit 67}}
+"""
+# The queue manager is woken each second, not each 300: what it found locked by a delivery that was just ending waits for that.
+_ANY_MASTER_CF = """\
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
+qmgr unix n - n 1 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
 rewrite unix - - n - - trivial-rewrite
 bounce unix - - n - 0 bounce
@@ -116,25 +122,64 @@ postlog unix-dgram n - n - 1 postlogd
 _LOGIN = "-o smtpd_sasl_auth_enable=yes -o {smtpd_recipient_restrictions=permit_sasl_authenticated,reject}"
 
 
-class Postfix:
-    """A running instance at an address. bounces: of the return path's server.  authority: signs its certificate for
-    `names`.
+class Instance:
+    """A Postfix in a home of its own, not yet started.
 
     A test that finds no Postfix, or may not start it (it needs root), is reported as not run.
     """
 
-    def __init__(self, address: str, bounces: str, authority: trustme.CA, names: Sequence[str]) -> None:
+    def __init__(self, address: str) -> None:
         if not Path(_MASTER).exists():
             not_installed("Postfix")
         needs_root("Postfix")
-        self.address, self.bounces = address, bounces
+        self.address = address
         self._home = Home("mta", as_root=True)
+        self._etc = str(self._home.path / "etc")
         self._log = self._home.path / "log"
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return self._log.read_text(errors="replace")
+
+    def close(self) -> None:
+        """Ends it and removes everything of it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(20)
+        self._home.close()
+
+    def _start(self, main: str, services: str, ports: Sequence[int]) -> None:
+        """main, services: what its main.cf and master.cf have of their own.  ports: where it then listens."""
+        home = self._home.path
+        for name in ("etc", "queue", "data"):
+            (home / name).mkdir()
+        shutil.chown(home / "data", "postfix")
+        (home / "etc" / "main.cf").write_text(_ANY_MAIN_CF.format(home=home, address=self.address) + main)
+        (home / "etc" / "master.cf").write_text(services + _ANY_MASTER_CF)
+        said = home / "said"
+        self._home.run([_POSTFIX, "-c", self._etc, "check"], START_S)  # makes the queue's directories
+        # In the foreground the master is our child; its own children end when it does.
+        process = self._process = self._home.popen([_MASTER, "-c", self._etc, "-d"], said)
+
+        def ready() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"Postfix ended at once:\n{tail(said)}{tail(self._log)}")
+            return all(_listens(self.address, port) for port in ports)
+
+        wait_for(ready, START_S, "Postfix to start")
+
+
+class Postfix(Instance):
+    """The recipients' server, running. bounces: of the return path's server.  authority: signs its certificate for `names`."""
+
+    def __init__(self, address: str, bounces: str, authority: trustme.CA, names: Sequence[str]) -> None:
+        super().__init__(address)
+        self.bounces = bounces
         self._logins: Logins | None = None
         try:
             self._configure(authority, names)
-            self._start()
         except BaseException:
             self.close()
             raise
@@ -145,11 +190,6 @@ class Postfix:
         assert self._logins is not None
         return list(self._logins.seen)
 
-    @property
-    def log(self) -> str:
-        """What it has logged."""
-        return self._log.read_text(errors="replace")
-
     def mails(self, subject: str) -> list[bytes]:
         """What has been put into the Maildir under this subject, as it stands there."""
         folder = self._home.path / "mail" / "all" / "new"
@@ -158,39 +198,19 @@ class Postfix:
 
     def close(self) -> None:
         """Ends it and removes everything of it."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(20)
         if self._logins is not None:
             self._logins.close()
-        self._home.close()
+        super().close()
 
     def _configure(self, authority: trustme.CA, names: Sequence[str]) -> None:
         home, nobody = self._home.path, pwd.getpwnam("nobody")
-        for name in ("etc", "queue", "data", "mail"):
-            (home / name).mkdir()
-        shutil.chown(home / "data", "postfix")
+        (home / "mail").mkdir()
         os.chown(home / "mail", nobody.pw_uid, nobody.pw_gid)
         authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(str(home / "tls.pem"))
-        values = {"home": home, "address": self.address, "bounces": self.bounces, "bounces_port": BOUNCES_PORT}
-        main = _MAIN_CF.format(**values, uid=nobody.pw_uid, gid=nobody.pw_gid, biggest=BIGGEST_BYTES)
-        (home / "etc" / "main.cf").write_text(main)
-        (home / "etc" / "master.cf").write_text(_MASTER_CF.format(address=self.address, login=_LOGIN))
         self._logins = Logins(home / "sasl")
-
-    def _start(self) -> None:
-        said = self._home.path / "said"
-        etc = str(self._home.path / "etc")
-        self._home.run([_POSTFIX, "-c", etc, "check"], START_S)  # makes the queue's directories
-        # In the foreground the master is our child; its own children end when it does.
-        process = self._process = self._home.popen([_MASTER, "-c", etc, "-d"], said)
-
-        def ready() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError(f"Postfix ended at once:\n{tail(said)}{tail(self._log)}")
-            return all(_listens(self.address, port) for port in (MX_PORT, 587, 465))
-
-        wait_for(ready, START_S, "Postfix to start")
+        values = {"home": home, "bounces": self.bounces, "bounces_port": BOUNCES_PORT, "biggest": BIGGEST_BYTES}
+        main = _MAIN_CF.format(**values, uid=nobody.pw_uid, gid=nobody.pw_gid)
+        self._start(main, _MASTER_CF.format(address=self.address, login=_LOGIN), (MX_PORT, 587, 465))
 
 
 class Logins:

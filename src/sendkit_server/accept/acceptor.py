@@ -175,8 +175,9 @@ class Acceptor:
             call = once.of_raw(submission, head.idempotency_key)
             if call is not None:
                 return await self._once(call, lambda: self._accept_raw(submission, head, call))
-            known = head.message_id is not None and self._settings.dedupe_message_id
-            return await self._accept_raw(submission, head, once.same_bytes(submission) if known else None)
+            if self._settings.dedupe_message_id:
+                call = once.same_bytes(submission, named=head.message_id is not None)
+            return await self._accept_raw(submission, head, call)
         except Refused as error:
             return error.refusal
         except StoreUnavailable:

@@ -2,7 +2,8 @@
 
 A client that lost the connection before it read the answer cannot know whether the mail was taken, and tries again. With a
 key it gets the first answer again, for 24 hours, within its team and path. By SMTP the same Message-ID, bytes and recipients
-from the same key are as good as a key: Nodemailer, Postfix and every other client behave like that by themselves.
+from the same key are as good as a key: Nodemailer, Postfix and every other client behave like that by themselves. Where there is
+no Message-ID the queue id in a relay's Received line is as good.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ MOST_BOUNDARIES = 20
 HEADERS = ("x-sendkit-idempotency-key", "resend-idempotency-key", "idempotency-key")
 """Headers of a mail that give its key, by lower-cased name; they never leave."""
 
-_DATE = re.compile(rb"\r\ndate[ \t]*:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*\r\n", re.IGNORECASE)
+_FIELD_END = rb"[ \t]*:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*"
+_CHANCE = re.compile(rb"\r\n(?:date|received)" + _FIELD_END, re.IGNORECASE)
+_RECEIVED = re.compile(rb"\r\nreceived" + _FIELD_END, re.IGNORECASE)
+_QUEUE_ID = re.compile(rb"\sid\s+[!-:<-~]", re.IGNORECASE)  # RFC 5321 4.4: "ID" FWS ( Atom / msg-id )
 _BOUNDARY = re.compile(rb"boundary=\"?([!#-:<-~]{8,70})", re.IGNORECASE)
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -73,13 +77,18 @@ def of_raw(submission: RawSubmission, key: str | None) -> Call | None:
     return Call(submission.key.team_id, SMTP, _checked(key), _digest(submission))
 
 
-def same_bytes(submission: RawSubmission) -> Call:
-    """The transaction's without a key: what it consists of is its key.
+def same_bytes(submission: RawSubmission, *, named: bool) -> Call | None:
+    """The transaction's without a key: what it consists of is its key. named: it has a Message-ID.
 
-    But for what a client's library makes anew each time though its user asks for the same: Date, and the boundaries of parts.
+    But for what is made anew though somebody asks for the same: Date and the boundaries of parts, by a client's library;
+    Received, by a relay whose queue is filled anew (`postsuper -r`). Without a Message-ID two mails may say the same and be
+    meant to be two: then every byte counts, and a queue id must be among them. None: nothing tells.
     """
-    again = msgspec.structs.replace(submission, raw=_without_chance(submission.raw))
-    digest = _digest(again, submission.key.id)
+    if named:
+        submission = msgspec.structs.replace(submission, raw=_without_chance(submission.raw))
+    elif not _has_queue_id(submission.raw):
+        return None
+    digest = _digest(submission, submission.key.id)
     return Call(submission.key.team_id, SAME_BYTES, digest.hex(), digest)
 
 
@@ -139,13 +148,19 @@ def _checked(key: str) -> str:
 
 def _without_chance(raw: bytes) -> bytes:
     head, _, body = raw.partition(b"\r\n\r\n")
-    head = _DATE.sub(b"\r\n", b"\r\n" + head)
-    if len(raw) > MOST_SEARCHED_BYTES or b"multipart/" not in head.lower():
-        return head + b"\r\n\r\n" + body
+    head = _CHANCE.sub(b"", b"\r\n" + head)
     whole = head + b"\r\n\r\n" + body
+    if len(raw) > MOST_SEARCHED_BYTES or b"multipart/" not in head.lower():
+        return whole
     for n, boundary in enumerate(dict.fromkeys(_BOUNDARY.findall(whole)[:MOST_BOUNDARIES])):
         whole = whole.replace(boundary, b"boundary-%d" % n)
     return whole
+
+
+def _has_queue_id(raw: bytes) -> bool:
+    """Whether a server that the mail has passed has given it an id."""
+    head = b"\r\n" + raw.partition(b"\r\n\r\n")[0]
+    return any(_QUEUE_ID.search(received.group()) for received in _RECEIVED.finditer(head))
 
 
 def _digest(submission: RawSubmission, *more: str) -> bytes:
