@@ -57,6 +57,7 @@ from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.rotation import open_installation
 from sendkit_server.model import refusal
 from sendkit_server.model.certificate import certifiable
@@ -65,6 +66,7 @@ from sendkit_server.model.finding import FindingStatus
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey, Message, Priority, Warning_
 from sendkit_server.model.outcome import Attempt, Result
+from sendkit_server.model.peer import address_group
 from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.net.dnssec import Dnssec, trusted_servers
 from sendkit_server.net.guard import Guard
@@ -76,7 +78,6 @@ from sendkit_server.smtp.door import SubmissionDoor
 from sendkit_server.smtp.inbound import InboundDoor
 from sendkit_server.smtp.keys import StoredKeys
 from sendkit_server.smtp.listener import Listener
-from sendkit_server.smtp.peers import address_group
 from sendkit_server.smtp.submission import SubmissionSettings
 from sendkit_server.standing import ALGORITHMS, certificates_wanted, dns_names, named_sources, surroundings
 from sendkit_server.store import seal
@@ -84,6 +85,7 @@ from sendkit_server.store.errors import StoreError
 from sendkit_server.store.files import write_file
 from sendkit_server.store.membership import Membership
 from sendkit_server.store.queries import emails as email_queries
+from sendkit_server.store.store import elapsed_s
 from sendkit_server.store.usage import Usage
 from sendkit_server.store.values import Job
 from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch
@@ -359,6 +361,7 @@ class App:
             self._deafen = self.store.engine.listen(lambda: _call(loop, deliverer.wake))
 
     def _prepare_accept(self) -> None:
+        self._guesses = Guesses(elapsed_s)
         self._usage = Usage(self.store, self._now)
         self.acceptor = Acceptor(
             AcceptSettings(
@@ -405,6 +408,7 @@ class App:
             clock=self._now,
             used=self._watch.key_used,
             refresh_metrics=self._refresh_metrics,
+            guesses=self._guesses,
             note_refusal=self.refusals.note,
         )
         self._pages = pages = Pages(
@@ -413,7 +417,7 @@ class App:
             dev=self.dev,
             clock=self._now,
             public_url=self.public_url,
-            source=address_group,
+            guesses=self._guesses,
             note_refusal=self.refusals.note,
         )
         first = await people.setup_link(self.store, Actor("server", self._now(), os.urandom))
@@ -440,6 +444,7 @@ class App:
                 limits,
                 StoredKeys(self.store, self._watch.key_used, self._now),
                 self.acceptor,
+                self._guesses,
                 tls=None if is_dev else self._tls_context,
                 mode=mode,
                 dev_key=self._dev_key if is_dev else None,

@@ -15,10 +15,12 @@ import asyncio
 import re
 import ssl
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 import pytest
 
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.model.mail import Accepted, AcceptedMessage, ApiKey, RawSubmission
 from sendkit_server.model.permissions import PRESETS
 from sendkit_server.model.refusal import Refusal
@@ -147,6 +149,7 @@ class DoorPlayer:
             SubmissionSettings("mx.example.com", max_message_bytes=dialog.limit, max_recipients=dialog.recipients),
             mailroom,
             mailroom,
+            Guesses(monotonic),
             tls=None if dev else lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
             mode="dev" if dev else "starttls",
             dev_key=KEY if dev else None,

@@ -79,7 +79,7 @@ class HttpDoor:
             log.exception("api.fault", method=method, path=scope["path"])
             result = refusal.UNEXPECTED
         response = self._refused(result, scope) if isinstance(result, Refusal) else result
-        if response.status >= 400:
+        if response.status >= 400 and not (isinstance(result, Refusal) and result.is_repeated):
             self._note(scope, response)
         await send_response(scope, send, response, head=method == "HEAD", unread=unread)
 
@@ -122,7 +122,10 @@ class HttpDoor:
         cached = service.store.cached_key(secret, now)
         key: ApiKey | None = cached[0] if cached is not None else await service.store.key(secret, now)
         if key is None:
-            return refusal.INVALID_KEY
+            wait = service.guesses.wrong_key(request.client, secret)
+            if wait is None:
+                return refusal.INVALID_KEY
+            return refusal.too_many_wrong_keys(wait.seconds, is_repeated=not wait.is_new)
         assert route.permission is not None
         if route.permission not in key.permissions:
             return refusal.restricted(route.permission)

@@ -24,6 +24,14 @@ ERROR_NAMES = {
         422,
         "Something in the request is wrong; the member field names it. Also 400, 408, 413, 415 and 431.",
     ),
+    "invalid_idempotency_key": (400, "The idempotency key is empty or too long."),
+    "invalid_idempotent_request": (409, "The idempotency key was used for another request."),
+    "concurrent_idempotent_requests": (409, "The first request with this idempotency key is still running."),
+    "rate_limit_exceeded": (
+        429,
+        "Too many calls in this minute, or too many with a wrong key; Retry-After says when to come again.",
+    ),
+    "warmup_limit": (429, "The domain is new, and has sent as much today as it may."),
     "internal_server_error": (
         503,
         "Nothing was accepted: the store cannot commit (503), is full (507), or a fault (500).",

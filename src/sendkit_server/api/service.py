@@ -12,6 +12,7 @@ from sendkit_server.api.http import Request
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.events.refusals import Note
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey
@@ -45,6 +46,7 @@ class Service:
         clock: Callable[[], Instant],
         used: Callable[[ApiKey], None],
         refresh_metrics: Callable[[], Awaitable[None]],
+        guesses: Guesses,
         note_refusal: Note = lambda entry: None,
     ) -> None:
         self.store = store
@@ -57,6 +59,7 @@ class Service:
         self.clock = clock
         self.used = used
         self.refresh_metrics = refresh_metrics
+        self.guesses = guesses
         self.note_refusal = note_refusal
         self.routes: Sequence[Any] = ()
 

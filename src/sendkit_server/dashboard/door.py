@@ -11,7 +11,6 @@ import contextlib
 import ipaddress
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,9 +34,9 @@ from sendkit_server.dashboard.visit import (
 from sendkit_server.events.refusals import Entry, Note
 from sendkit_server.manage import sessions
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.links import Kind
 from sendkit_server.manage.passwords import Passwords
-from sendkit_server.manage.sign_ins import SignIns
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.roles import CHANGES
 from sendkit_server.store.errors import StoreError
@@ -60,7 +59,7 @@ log = structlog.get_logger("dashboard")
 class Pages:
     """An ASGI application that serves `/` and `/ui…` and hands everything else on.
 
-    source: what counts as one client address.  note_refusal: takes refused requests for the log.
+    guesses: who was wrong about passwords.  note_refusal: takes refused requests for the log.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Pages:
         dev: bool,
         clock: Callable[[], Instant],
         public_url: str,
-        source: Callable[[str], str],
+        guesses: Guesses,
         note_refusal: Note = lambda entry: None,
     ) -> None:
         self._api = api
@@ -79,14 +78,12 @@ class Pages:
         self._store = store
         self._clock = clock
         self._public_url = public_url
-        self._source = source
         self._note_refusal = note_refusal
         self._passwords = Passwords()
-        sign_ins = SignIns(monotonic)
         self._templates = Templates()
         self._inbox = InboxPages(store, self._templates)
-        self._sign_in = SignInPages(store, self._templates, self._passwords, sign_ins, clock)
-        self._team = TeamPages(store, self._templates, self._passwords, sign_ins, clock, public_url)
+        self._sign_in = SignInPages(store, self._templates, self._passwords, guesses, clock)
+        self._team = TeamPages(store, self._templates, self._passwords, guesses, clock, public_url)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -110,7 +107,7 @@ class Pages:
         if page is None:
             await self._api(scope, receive, send)
             return
-        if page.status >= 400:
+        if page.status >= 400 and not page.is_repeated:
             self._note(scope, headers, path, page.status)
         await send_page(send, page, head=scope["method"] == "HEAD")
 
@@ -166,7 +163,7 @@ class Pages:
         form_secret = known or new_form_secret(os.urandom(FORM_COOKIE_BYTES))
         return Visit(
             method="GET" if scope["method"] == "HEAD" else scope["method"],
-            source=self._source((scope.get("client") or ("", 0))[0]),
+            host=(scope.get("client") or ("", 0))[0],
             secure=secure,
             same_site=_is_same_site(headers, self._public_url),
             visitor=visitor,

@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sendkit_server.manage.guesses import Wait
+
 STRICT_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; frame-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'self'"
@@ -15,13 +17,14 @@ STRICT_POLICY = (
 
 
 class Page(msgspec.Struct, frozen=True):
-    """What is sent. policy: the Content-Security-Policy."""
+    """What is sent. policy: the Content-Security-Policy.  is_repeated: a refusal that was said before, not to be logged again."""
 
     status: int
     body: bytes
     content_type: str = "text/html; charset=utf-8"
     policy: str = STRICT_POLICY
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    is_repeated: bool = False
 
 
 def redirect(to: str) -> Page:
@@ -32,6 +35,12 @@ def redirect(to: str) -> Page:
 def with_headers(page: Page, *headers: tuple[bytes, bytes]) -> Page:
     """The page with further headers."""
     return msgspec.structs.replace(page, headers=(*page.headers, *headers))
+
+
+def waiting(page: Page, wait: Wait) -> Page:
+    """The page of somebody who has to wait."""
+    page = with_headers(page, (b"retry-after", str(wait.seconds).encode()))
+    return msgspec.structs.replace(page, is_repeated=not wait.is_new)
 
 
 class Templates:

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from sendkit_server.dashboard.pages import Page, Templates, redirect, with_headers
+from sendkit_server.dashboard.pages import Page, Templates, redirect, waiting, with_headers
 from sendkit_server.dashboard.visit import Visit, no_session_cookie, session_cookie
 from sendkit_server.manage import links, people, sessions
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.guesses import Guesses, TooManyGuesses
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.manage.links import Kind, LinkGone
 from sendkit_server.manage.passwords import MIN_CHARACTERS, Passwords
-from sendkit_server.manage.sign_ins import SignIns, TooManyFailures
 from sendkit_server.model.instant import Instant
 from sendkit_server.store.queries import people as queries
 from sendkit_server.store.queries.rows import AnyRow
@@ -26,12 +26,12 @@ class SignInPages:
     """Everything under `/ui` that needs no session."""
 
     def __init__(
-        self, store: Store, templates: Templates, passwords: Passwords, sign_ins: SignIns, clock: Callable[[], Instant]
+        self, store: Store, templates: Templates, passwords: Passwords, guesses: Guesses, clock: Callable[[], Instant]
     ) -> None:
         self._store = store
         self._templates = templates
         self._passwords = passwords
-        self._sign_ins = sign_ins
+        self._guesses = guesses
         self._clock = clock
 
     async def page(self, visit: Visit, path: str) -> Page | None:
@@ -62,9 +62,8 @@ class SignInPages:
         email = visit.form.get("email", "").strip()
         try:
             account_id = await self._account(visit, email, visit.form.get("password", ""))
-        except TooManyFailures as error:
-            page = await self.front(visit, 429, str(error), email)
-            return with_headers(page, (b"retry-after", str(error.retry_after_s).encode()))
+        except TooManyGuesses as error:
+            return waiting(await self.front(visit, 429, str(error), email), error.wait)
         if account_id is None:
             return await self.front(visit, 401, WRONG, email)
         return await self.signed_in(visit, account_id)
@@ -74,7 +73,7 @@ class SignInPages:
             address = people.email_of(email)
         except ManageError:
             address = email  # no account has it; it takes as long all the same
-        return await sessions.sign_in(self._store, self._passwords, self._sign_ins, address, password, visit.source)
+        return await sessions.sign_in(self._store, self._passwords, self._guesses, address, password, visit.host)
 
     async def signed_in(self, visit: Visit, account_id: str, team_id: int | None = None) -> Page:
         """A new session, whatever the browser had before, and on to the team."""
@@ -105,8 +104,8 @@ class SignInPages:
             account_id = await self._done(visit, kind, link, secret)
         except LinkGone:
             return self._gone()
-        except TooManyFailures as error:
-            return await self._form(visit, kind, link, 429, str(error))
+        except TooManyGuesses as error:
+            return waiting(await self._form(visit, kind, link, 429, str(error)), error.wait)
         except ManageError as error:
             return await self._form(visit, kind, link, 422, str(error))
         if account_id is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from sendkit_server.dashboard.pages import Page, Templates, redirect, with_headers
+from sendkit_server.dashboard.pages import Page, Templates, redirect, waiting, with_headers
 from sendkit_server.dashboard.visit import Visit, session_cookie
 from sendkit_server.manage import people, sessions
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.guesses import Guesses, TooManyGuesses
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.manage.passwords import MIN_CHARACTERS, Passwords
 from sendkit_server.manage.sessions import Visitor
-from sendkit_server.manage.sign_ins import SignIns, TooManyFailures
 from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.model.roles import MANAGES, Role, may_manage
 from sendkit_server.store.queries.rows import AnyRow
@@ -27,14 +27,14 @@ class TeamPages:
         store: Store,
         templates: Templates,
         passwords: Passwords,
-        sign_ins: SignIns,
+        guesses: Guesses,
         clock: Callable[[], Instant],
         public_url: str,
     ) -> None:
         self._store = store
         self._templates = templates
         self._passwords = passwords
-        self._sign_ins = sign_ins
+        self._guesses = guesses
         self._clock = clock
         self._public_url = public_url
 
@@ -44,8 +44,8 @@ class TeamPages:
             return await self._team(visit, who) if path == "" else None
         try:
             return await self._changed(visit, who, path.split("/"))
-        except TooManyFailures as error:
-            return await self._team(visit, who, 429, str(error))
+        except TooManyGuesses as error:
+            return waiting(await self._team(visit, who, 429, str(error)), error.wait)
         except ManageError as error:
             return await self._team(visit, who, 422, str(error))
 
@@ -91,10 +91,9 @@ class TeamPages:
 
     async def _password(self, visit: Visit, who: Visitor, by: Actor) -> Page:
         old, new = visit.form.get("old", ""), visit.form.get("new", "")
-        self._sign_ins.check(who.email, visit.source)
-        if not await people.change_password(self._store, self._passwords, who.account_id, old, new, by):
-            self._sign_ins.failed(who.email, visit.source)
+        if await sessions.sign_in(self._store, self._passwords, self._guesses, who.email, old, visit.host) is None:
             raise ManageError("The old password is wrong.")
+        await people.change_password(self._store, self._passwords, who.account_id, new, by)
         secret = await sessions.open_session(self._store, who.account_id, by, who.team_id)
         return with_headers(redirect("/ui"), session_cookie(secret, secure=visit.secure))
 

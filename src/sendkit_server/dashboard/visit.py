@@ -25,13 +25,13 @@ Header = tuple[bytes, bytes]
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """source: what counts as one client address.  secret: the session's, None when nobody is signed in.
+    """host: the client's address.  secret: the session's, None when nobody is signed in.
 
     form_secret: what the token of forms is made from.  form_cookie: to be set with the page, None when the browser has it.
     """
 
     method: str
-    source: str
+    host: str
     secure: bool
     same_site: bool
     visitor: Visitor | None

@@ -129,7 +129,7 @@ class RefusalLog:
             "at": now,
             "door": entry.door,
             "address": _clean(entry.address),
-            "key_prefix": entry.key.prefix if entry.key is not None else _prefix(entry.secret),
+            "key_prefix": entry.key.prefix if entry.key is not None else key_prefix(entry.secret),
             "step": _clean(entry.step),
             "reply": _clean(entry.reply),
             "detail": _SECRET.sub(r"\1…", _storable(json.dumps(entry.detail, ensure_ascii=False))),
@@ -180,10 +180,10 @@ def _writing(batch: list[_Waiting]) -> Callable[[Connection], None]:
 
 def _hash_of(entry: Entry) -> bytes | None:
     secret = entry.secret
-    return hash_secret(secret) if secret is not None and entry.key is None and _prefix(secret) else None
+    return hash_secret(secret) if secret is not None and entry.key is None and key_prefix(secret) else None
 
 
-def _prefix(secret: str | None) -> str | None:
+def key_prefix(secret: str | None) -> str | None:
     """What is shown of a key. What does not look like one may be somebody's password."""
     found = _SHOWN.match(secret) if secret else None
     return found[0] if found else None

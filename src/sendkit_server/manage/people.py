@@ -182,14 +182,17 @@ async def reset(store: Store, passwords: Passwords, secret: str, password: str, 
     return await store.write(write)
 
 
-async def change_password(store: Store, passwords: Passwords, account_id: str, old: str, new: str, by: Actor) -> bool:
-    """Sets a new password, and ends all sessions. False: the old one is wrong. ManageError."""
-    known = await store.read(lambda connection: queries.account_by_id(connection, account_id))
-    if known is None or not await passwords.fits(old, known.password):
-        return False
+async def change_password(store: Store, passwords: Passwords, account_id: str, new: str, by: Actor) -> None:
+    """Sets a new password for somebody who has just shown the old one, and ends all sessions. ManageError."""
     phc = await passwords.derived(new)
-    await store.write(lambda connection: _set_password(connection, known, phc, by))
-    return True
+
+    def write(connection: Connection) -> None:
+        known = queries.account_by_id(connection, account_id)
+        if known is None:
+            raise ManageError("This account is no more.")
+        _set_password(connection, known, phc, by)
+
+    await store.write(write)
 
 
 def _set_password(connection: Connection, known: AnyRow, phc: str, by: Actor) -> None:

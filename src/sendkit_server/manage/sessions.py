@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 
 from sendkit_server.manage import links
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.passwords import Passwords
-from sendkit_server.manage.sign_ins import SignIns
 from sendkit_server.model.instant import DAY_MS, MINUTE_MS, Instant
 from sendkit_server.model.roles import Role
 from sendkit_server.store.queries import people as queries
@@ -38,16 +38,19 @@ class Visitor(msgspec.Struct, frozen=True):
 
 
 async def sign_in(
-    store: Store, passwords: Passwords, sign_ins: SignIns, email: str, password: str, source: str
+    store: Store, passwords: Passwords, guesses: Guesses, email: str, password: str, host: str
 ) -> str | None:
-    """The id of the account; None when address or password is wrong. TooManyFailures.
+    """The id of the account; None when address or password is wrong. TooManyGuesses.
 
-    source: what counts as one client address. It takes as long and says the same whether there is such an account.
+    host: the client's address. It takes as long and says the same whether there is such an account.
     """
-    sign_ins.check(email, source)
+    guesses.check_sign_in(email, host)
     known = await store.read(lambda connection: queries.find_account(connection, email))
-    if not await passwords.fits(password, known.password if known is not None else None):
-        sign_ins.failed(email, source)
+    is_right = await passwords.fits(password, known.password if known is not None else None)
+    # Again: of many that ask at once no more are answered than of those that ask one after the other.
+    guesses.check_sign_in(email, host)
+    if not is_right:
+        guesses.wrong_sign_in(email, host)
         return None
     assert known is not None
     return str(known.id)

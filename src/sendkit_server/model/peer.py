@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 
 def peer_address(host: str) -> IPv4Address | IPv6Address | None:
@@ -13,3 +13,11 @@ def peer_address(host: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def address_group(host: str) -> str:
+    """What counts as one client: an IPv4 address, an IPv6 /64, for nobody owns less; the text itself when it is no address."""
+    address = peer_address(host)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, 64), strict=False))
+    return host if address is None else str(address)

@@ -16,7 +16,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     field: the member at fault as a path (`to[1]`), None when it is none.  is_missing: it was not given.  retry_after_s:
     seconds, for 429 and 503.  extra, headers: further members of the API's error body, and headers of its response.  smtp:
-    code, enhanced code; the text is made by smtp_text unless smtp_fixed stands as the whole reply's text.
+    code, enhanced code; the text is made by smtp_text unless smtp_fixed stands as the whole reply's text.  is_repeated: the
+    same was said before, and is not put on the log of refusals again.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Refusal(msgspec.Struct, frozen=True):
     extra: tuple[tuple[str, object], ...] = ()
     headers: tuple[tuple[bytes, bytes], ...] = ()
     is_missing: bool = False
+    is_repeated: bool = False
 
     @property
     def retryable(self) -> bool:
@@ -120,6 +122,21 @@ INVALID_KEY = Refusal(
     "invalid_api_key", "The API key is invalid.", 401, 535, "5.7.8", smtp_fixed="Authentication failed"
 )
 NOT_FOUND = Refusal("not_found", "Not found.", 404)
+
+
+def too_many_wrong_keys(retry_after_s: int, *, is_repeated: bool) -> Refusal:
+    """429 rate_limit_exceeded / 421 4.7.0: a wrong key, after too many of them. A right one is never told this."""
+    return Refusal(
+        "rate_limit_exceeded",
+        f"Too many requests with an invalid API key. Please retry after {retry_after_s} seconds.",
+        429,
+        421,
+        "4.7.0",
+        retry_after_s=retry_after_s,
+        is_repeated=is_repeated,
+    )
+
+
 DOMAIN_NOT_VERIFIED = Refusal(
     "validation_error",
     "The from address domain is not verified.",

@@ -158,9 +158,12 @@ class Connection(Shell):
         if key is None or attempt.user.lower() not in USERS:
             self._tried = key
             self._service.on_error(INVALID_KEY.name)
-            too_many = self._service.failed_logins.record(self._client, self.now())
-            log.info("smtp.login_failed", peer=self._client, too_many=too_many)
-            return say.TOO_MANY_LOGINS if too_many else say.AUTH_FAILED
+            wait = self._service.guesses.wrong_key(self._host, attempt.secret)
+            log.info("smtp.login_failed", peer=self._client, too_many=wait is not None)
+            if wait is None:
+                return say.AUTH_FAILED
+            self.is_repeated = not wait.is_new
+            return say.TOO_MANY_LOGINS
         if EMAILS_SEND not in key.permissions:
             self._tried = key
             return say.CANNOT_SEND

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable
 
 from sendkit_server.events.refusals import Note
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.model.mail import ApiKey
 from sendkit_server.smtp.connection import Connection
 from sendkit_server.smtp.listener import Listener
@@ -29,6 +30,7 @@ class SubmissionDoor(Listener):
         settings: SubmissionSettings,
         keys: KeyRing,
         acceptor: Acceptor,
+        guesses: Guesses,
         *,
         tls: Callable[[], ssl.SSLContext] | None = None,
         mode: Mode | str = Mode.STARTTLS,
@@ -44,7 +46,7 @@ class SubmissionDoor(Listener):
             raise ValueError("modes starttls and tls need tls, and mode dev has none")
         self._plain_auth_loopback = plain_auth_loopback
         self._service = Service(
-            settings, keys, acceptor, tls=tls, dev_key=dev_key, on_error=on_error, note_refusal=note_refusal
+            settings, keys, acceptor, guesses, tls=tls, dev_key=dev_key, on_error=on_error, note_refusal=note_refusal
         )
         super().__init__(self._service, self._connected, implicit_tls=self._mode is Mode.TLS)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from sendkit_server.events.refusals import Entry
-from sendkit_server.smtp.peers import address_group
+from sendkit_server.model.peer import address_group
 from sendkit_server.smtp.service import Door
 from sendkit_server.smtp.shell import Shell
 from sendkit_server.wire import smtp_server_replies as say

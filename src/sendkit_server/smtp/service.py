@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sendkit_server.events.refusals import Note
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.model.mail import ApiKey
-from sendkit_server.smtp.peers import ConnectionCounts, FailedLogins
+from sendkit_server.smtp.peers import ConnectionCounts
 from sendkit_server.smtp.submission import Acceptor, KeyRing, SubmissionSettings
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ class Door:
 
 
 class Service(Door):
-    """The submission door's: keys and acceptance as well."""
+    """The submission door's: keys, acceptance, and who has guessed at keys as well."""
 
     def __init__(
         self,
         settings: SubmissionSettings,
         keys: KeyRing,
         acceptor: Acceptor,
+        guesses: Guesses,
         *,
         tls: Callable[[], ssl.SSLContext] | None,
         dev_key: ApiKey | None,
@@ -62,4 +64,4 @@ class Service(Door):
         self.keys = keys
         self.acceptor = acceptor
         self.dev_key = dev_key
-        self.failed_logins = FailedLogins(settings.max_failed_logins, settings.failed_logins_window_s)
+        self.guesses = guesses

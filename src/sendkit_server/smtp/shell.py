@@ -36,6 +36,7 @@ class Shell(asyncio.Protocol):
     def __init__(self, door: Door, session: SubmissionSession, host: str, address: str) -> None:
         """host: the client's address.  address: what counts as one client, which may be a whole network."""
         self.session = session
+        self.is_repeated = False  # the last refusal was said before, to whoever this is
         self.task: asyncio.Task[None] | None = None
         self._door = door
         self._host = host
@@ -88,7 +89,7 @@ class Shell(asyncio.Protocol):
         if self in self._door.connections:
             self._door.connections.remove(self)
             self._door.counts.release(self._address)
-            if self.session.transcript.step is not None or self._handshake_error is not None:
+            if self._is_worth_noting():
                 self._note_refusal()
             if not self._door.connections:
                 self._door.empty.set()
@@ -101,6 +102,10 @@ class Shell(asyncio.Protocol):
     def who(self) -> tuple[ApiKey | None, str | None]:
         """Whose session it is on the log of refusals: a key, else the secret that was given for one."""
         return None, None
+
+    def _is_worth_noting(self) -> bool:
+        told_before = 1 if self.is_repeated else 0
+        return self.session.transcript.refusals > told_before or self._handshake_error is not None
 
     def _note_refusal(self) -> None:
         transcript, error = self.session.transcript, self._handshake_error

@@ -45,8 +45,6 @@ class SubmissionSettings(msgspec.Struct, frozen=True):
     linger_s: float = 2.0
     max_connections: int = 1_000
     max_connections_per_address: int = 250
-    max_failed_logins: int = 20
-    failed_logins_window_s: float = 600.0
 
 
 class KeyRing(Protocol):

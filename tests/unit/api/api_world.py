@@ -19,6 +19,7 @@ from sendkit_server.events.refusals import RefusalLog
 from sendkit_server.manage import domains, keys
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.keys import KeyWish
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.mail import Warning_
@@ -91,12 +92,15 @@ class Api:
         self.warnings: tuple[Warning_, ...] = ()
         self.refusals = RefusalLog(store, metrics, lambda: NOW, os.urandom, str)
 
+        self.elapsed_s = 1_000.0
+        self.guesses = Guesses(lambda: self.elapsed_s)
+
         async def nothing() -> None:
             return None
 
         service = Service(
             store, acceptor, metrics, Fine(), public_url="http://api.test", around=Surroundings(NAMES), clock=lambda: NOW,
-            used=lambda key: None, refresh_metrics=nothing, note_refusal=self.refusals.note,
+            used=lambda key: None, refresh_metrics=nothing, guesses=self.guesses, note_refusal=self.refusals.note,
         )  # fmt: skip
         self.door = HttpDoor(service)
 
@@ -120,6 +124,7 @@ class Api:
         *,
         key: str | None = "",
         headers: dict[str, str] | None = None,
+        address: str = "127.0.0.1",
     ) -> Answer:
         """key "": the live key; None: none. body: bytes as they are, anything else as JSON."""
         sent = {name.lower(): value for name, value in (headers or {}).items()}
@@ -140,7 +145,7 @@ class Api:
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()],
-            "client": ("127.0.0.1", 1),
+            "client": (address, 1),
         }
         answered: list[dict[str, Any]] = []
 

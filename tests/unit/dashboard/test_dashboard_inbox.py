@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import insert
 
 from sendkit_server.dashboard.door import Pages
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.store import rows, schema
 from sendkit_server.store.store import Store, open_store
 
@@ -53,7 +54,8 @@ def asking(store: Store, *, dev: bool = True) -> Ask:
         await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    pages = Pages(api, store, dev=dev, clock=lambda: 1, public_url="http://localhost:8080", source=str)
+    guesses = Guesses(lambda: 0.0)
+    pages = Pages(api, store, dev=dev, clock=lambda: 1, public_url="http://localhost:8080", guesses=guesses)
 
     async def ask(
         path: str, method: str = "GET", peer: str = "127.0.0.1", **headers: str

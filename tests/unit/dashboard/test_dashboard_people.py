@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -15,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import Browser
 
-from sendkit_server.dashboard import door
 from sendkit_server.dashboard.door import Pages
 from sendkit_server.events.refusals import Entry
 from sendkit_server.manage import people, teams
 from sendkit_server.manage.audit import Actor, list_changes
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.instant import DAY_MS
 from sendkit_server.model.roles import Role
@@ -34,12 +35,12 @@ EVIL = '"><img src=x onerror=alert(1)>'
 class World:
     """The pages on a fresh store, and hands on its clocks."""
 
-    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.now = 1_764_000_000_000
         self.elapsed_s = 1_000.0
         self.noted: list[Entry] = []
-        monkeypatch.setattr(door, "monotonic", lambda: self.elapsed_s)
+        self.guesses = Guesses(lambda: self.elapsed_s)
         self.pages = self.make()
 
     def make(self, public_url: str = "http://127.0.0.1:8080") -> Pages:
@@ -48,7 +49,7 @@ class World:
             await send({"type": "http.response.body", "body": b"{}"})
 
         return Pages(
-            api, self.store, dev=False, clock=lambda: self.now, public_url=public_url, source=str,
+            api, self.store, dev=False, clock=lambda: self.now, public_url=public_url, guesses=self.guesses,
             note_refusal=self.noted.append,
         )  # fmt: skip
 
@@ -82,10 +83,10 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, database_url: str | None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(tmp_path: Path, database_url: str | None) -> AsyncIterator[World]:
     store = open_store(tmp_path, "s", "tests", database_url)
     store.start(1)
-    made = World(store, monkeypatch)
+    made = World(store)
     yield made
     made.pages.close()
     store.close()
@@ -224,13 +225,14 @@ async def test_a_reset_link_sets_a_password_once_and_the_newest_one_alone_works(
 async def test_guessing_is_slowed_by_address_and_by_account_and_locks_nobody_else_out(world: World) -> None:
     await world.set_up()
     guesser = Browser(world.pages, "192.0.2.66")
-    assert {await sign_in(guesser, password=f"guess number {n}") for n in range(11)} == {401}
+    assert {await sign_in(guesser, password=f"guess number {n}") for n in range(10)} == {401}
     await guesser.get("/ui/sign-in")
     answer = await guesser.post("/ui/sign-in", email="ann@sender.test", password=PASSWORD)
     assert (
         answer.status == 429 and "Try again in 10 minutes" in answer.text and int(answer.headers["retry-after"]) > 500
     )
     assert await sign_in(guesser, "eve@sender.test") == 429
+    assert [entry.detail["status"] for entry in world.noted].count(429) == 1, "it is not said of every try"
     assert await sign_in(Browser(world.pages, "192.0.2.67")) == 303
     world.elapsed_s += 601
     assert await sign_in(guesser) == 303
@@ -238,6 +240,24 @@ async def test_guessing_is_slowed_by_address_and_by_account_and_locks_nobody_els
         await sign_in(Browser(world.pages, f"198.51.100.{n}"), password="a botnet's guess")
     assert await sign_in(Browser(world.pages, "198.51.100.3"), password="again a guess") == 429
     assert await sign_in(Browser(world.pages, "192.0.2.67")) == 303
+
+
+async def test_who_asks_many_times_at_once_is_answered_no_more_often(world: World) -> None:
+    await world.set_up()
+    guesser = Browser(world.pages, "192.0.2.66")
+    await guesser.get("/ui/sign-in")
+    tries = [guesser.post("/ui/sign-in", email="ann@sender.test", password=f"guess number {n}") for n in range(16)]
+    statuses = [answer.status for answer in await asyncio.gather(*tries)]
+    assert (statuses.count(401), statuses.count(429)) == (10, 6)
+
+
+async def test_the_old_password_is_no_easier_to_guess_than_a_sign_in(world: World) -> None:
+    ann = await world.set_up()
+    for n in range(10):
+        assert (await ann.post("/ui/password", old=f"guess number {n}", new=OTHER)).status == 422
+    answer = await ann.post("/ui/password", old=PASSWORD, new=OTHER)
+    assert answer.status == 429 and int(answer.headers["retry-after"]) > 500
+    assert await sign_in(Browser(world.pages, "192.0.2.9")) == 303
 
 
 async def test_a_form_counts_only_from_our_page_and_with_its_token(world: World) -> None:

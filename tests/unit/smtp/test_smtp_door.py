@@ -10,11 +10,14 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import pytest
 import structlog
 import trustme
 
+from sendkit_server.events.refusals import Entry
+from sendkit_server.manage.guesses import Guesses
 from sendkit_server.model.mail import Accepted, AcceptedMessage, ApiKey, RawSubmission
 from sendkit_server.model.permissions import PRESETS
 from sendkit_server.model.refusal import DOMAIN_NOT_VERIFIED, INVALID_KEY, Refusal
@@ -45,6 +48,7 @@ class Office:
         self.gate: asyncio.Event | None = None
         self.asked = asyncio.Event()
         self.errors: list[str] = []
+        self.noted: list[Entry] = []
 
     def lookup(self, secret: str) -> ApiKey | Awaitable[ApiKey | None] | None:
         if secret == "slow":
@@ -124,11 +128,13 @@ async def opened(office: Office, mode: Mode = Mode.DEV, **changes: object) -> As
         settings,
         keys,
         acceptor,
+        Guesses(monotonic),
         tls=None if mode is Mode.DEV else context or (lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)),
         mode=mode,
         dev_key=SENDER if mode is Mode.DEV else None,
         plain_auth_loopback=plain,
         on_error=office.errors.append,
+        note_refusal=office.noted.append,
     )
     _, port = await door.start("127.0.0.1", 0)
     try:
@@ -435,7 +441,11 @@ async def test_too_many_wrong_keys_close_the_door_but_never_to_a_right_one() -> 
         assert await client.is_closed()
         async with client_of(port) as right:
             assert (await right.log_in("good"))[:3] == "235"
-    assert office.errors == ["invalid_api_key"] * 21
+        for _ in range(2):
+            async with client_of(port) as again:
+                assert (await again.log_in("bad"))[:3] == "421"
+    assert office.errors == ["invalid_api_key"] * 23
+    assert [entry.detail["refusals"] for entry in office.noted] == [21], "the same is not said of every session"
 
 
 @pytest.mark.parametrize(
@@ -615,4 +625,4 @@ async def test_a_door_that_could_not_work_is_not_made(
 ) -> None:
     office = Office()
     with pytest.raises(ValueError, match="mode"):
-        SubmissionDoor(SubmissionSettings("x"), office, office, mode=mode, dev_key=dev_key, tls=tls)
+        SubmissionDoor(SubmissionSettings("x"), office, office, Guesses(monotonic), mode=mode, dev_key=dev_key, tls=tls)
