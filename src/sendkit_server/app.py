@@ -57,6 +57,7 @@ from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.certificates import local_certificate
 from sendkit_server.manage.context import Context
 from sendkit_server.manage.doctor import Doctor
+from sendkit_server.manage.guess_exchange import GuessExchange
 from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.rotation import open_installation
 from sendkit_server.model import refusal
@@ -195,6 +196,7 @@ class App:
             self._prepare_delivery()
             self._prepare_accept()
             await self._queue_watch.look()
+            await self._guess_exchange.hear()
             await self._open_doors()
         except BaseException:
             for sockets in self._sockets.values():
@@ -214,6 +216,8 @@ class App:
             self._spawn(self._certifier.run(), "certificates")
         self._spawn(self._watch.run(), "watch")
         self._spawn(self._usage.run(), "usage")
+        if self.settings.roles & {"http", "smtp"}:
+            self._spawn(self._guess_exchange.run(), "guesses")
         self._spawn(self._membership.run(), "membership")
         self._spawn(self.refusals.run(), "refusals")
         for name in self.settings.not_obeyed:
@@ -362,6 +366,7 @@ class App:
 
     def _prepare_accept(self) -> None:
         self._guesses = Guesses(elapsed_s)
+        self._guess_exchange = GuessExchange(self.store, self._guesses, self._now)
         self._usage = Usage(self.store, self._now)
         self.acceptor = Acceptor(
             AcceptSettings(
@@ -616,7 +621,9 @@ class App:
         await self._sts.close()
         if self._certifier is not None:
             self._certifier.close()
-        await _in_time(self._tls_counts.flush(), self._usage.write(), self.refusals.flush())
+        await _in_time(
+            self._tls_counts.flush(), self._usage.write(), self.refusals.flush(), self._guess_exchange.tell()
+        )
         # Only when the heart has stopped: a beat after the farewell would begin a new incarnation.
         await _in_time(self._membership.leave())
         with contextlib.suppress(OSError):

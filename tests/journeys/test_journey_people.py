@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-import urllib.error
-import urllib.request
+import sqlite3
 from collections.abc import Callable
-from http.cookiejar import CookieJar
+from contextlib import closing
 from typing import Any
-from urllib.parse import urlencode
 
+import pytest
+from pages import Browser
 from server import Server
 
 PASSWORD = "correct horse battery"
-
-
-class Browser:
-    """Keeps cookies and follows redirects, as browsers do."""
-
-    def __init__(self) -> None:
-        self.jar = CookieJar()
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.jar)
-        )
-        self._token = ""
-
-    async def get(self, url: str) -> str:
-        """The page that is shown in the end."""
-        return await asyncio.to_thread(self._open, urllib.request.Request(url))
-
-    async def post(self, url: str, **fields: str) -> str:
-        """Sends the form that was seen last."""
-        body = urlencode({"token": self._token, **fields}).encode()
-        headers = {"Sec-Fetch-Site": "same-origin"}
-        return await asyncio.to_thread(self._open, urllib.request.Request(url, body, headers))
-
-    def _open(self, request: urllib.request.Request) -> str:
-        try:
-            with self._opener.open(request, timeout=30) as response:
-                text = response.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                text = error.read().decode()
-        if found := re.search(r'name="token" value="([0-9a-f]{64})"', text):
-            self._token = found[1]
-        return str(re.sub("</?b>", "", text))
 
 
 def setup_url(server: Server) -> str | None:
@@ -113,3 +82,26 @@ async def test_a_paused_team_sends_nothing_by_either_door_and_the_others_do(serv
     await server.send(theirs, **shop)
     changed = [row["action"] for row in (await server.act("audit.list", team="shop"))["data"]]
     assert changed == ["teams.resume", "teams.pause", "keys.create", "domains.add", "teams.create"]
+
+
+@pytest.mark.engine("sqlite")
+async def test_who_guessed_still_waits_after_a_kill(make_server: Callable[..., Server]) -> None:
+    server = await make_server(SENDKIT_HTTP_BIND="127.0.0.1:0").start()
+    key, wrong = await server.live_key(), "sk_live_" + "x" * 48
+    statuses = [(await server.call("GET", "/emails", wrong)).status for _ in range(21)]
+    assert statuses == [401] * 20 + [429]
+    deadline = asyncio.get_running_loop().time() + 10
+    while guesses_on_disk(server) < 20:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.05)
+    await server.kill()
+    await server.start()
+    assert (await server.call("GET", "/emails", wrong)).status == 429
+    assert (await server.call("GET", "/emails", key)).status == 200
+
+
+def guesses_on_disk(server: Server) -> int:
+    with closing(sqlite3.connect(f"file:{server.data_dir / 'sendkit.db'}?mode=ro", uri=True)) as connection:
+        return sum(
+            count for (text,) in connection.execute("SELECT counted FROM guess") for *_, count in json.loads(text)
+        )

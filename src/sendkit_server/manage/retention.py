@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.model.instant import DAY_MS, Instant
 from sendkit_server.store.once import Key
-from sendkit_server.store.queries import nodes, once, people, reports, usage
+from sendkit_server.store.queries import guesses, nodes, once, people, reports, usage
 from sendkit_server.store.queries import retention as queries
 from sendkit_server.store.queries import tls as tls_queries
 from sendkit_server.store.store import Store
@@ -69,6 +69,7 @@ async def expire(store: Store, kept: Kept, now: Instant) -> int:
         removed += slice_
     await store.write_quietly(lambda connection: usage.forget_old(connection, MINUTE_KINDS, now))
     await store.write_quietly(lambda connection: people.forget_ended(connection, now))
+    await store.write_quietly(lambda connection: guesses.forget_old(connection, now))
     return removed + await _forget_answers(store, now)
 
 

@@ -234,6 +234,15 @@ refusal_log = Table(
     Index("ix_refusal_log_id", "id"),
 )
 
+# Wrong keys and passwords that processes tell each other of; the time is in the id. counted: JSON, of one process and second.
+guess = Table(
+    "guess",
+    metadata,
+    Column("id", Name(40), primary_key=True),
+    Column("process", Name(32), nullable=False),
+    Column("counted", Text, nullable=False),
+)
+
 # What the ACME client keeps, sealed: account, certificates by name, and answers to challenges while they are asked.
 acme = Table(
     "acme",

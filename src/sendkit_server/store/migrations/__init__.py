@@ -3,4 +3,4 @@
 HEAD is the newest revision. A start whose database stands there does not even import Alembic.
 """
 
-HEAD = "0005"
+HEAD = "0006"

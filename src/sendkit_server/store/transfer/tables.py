@@ -2,7 +2,8 @@
 
 A row is its columns in the schema's order: whole numbers, text, bytes and None. Booleans are 0 and 1. Text has no NUL,
 which PostgreSQL cannot keep. `recipient.owner` is always None: what a node had in hand waits again wherever it is
-carried to; rows of nodes are not carried. Rows come in the order of their keys, which both engines sort by bytes.
+carried to. Rows of nodes, and what these tell each other of guesses, are not carried. Rows come in the order of their keys,
+which both engines sort by bytes.
 
 A table's digest is the SHA-256 of its rows' MessagePack, one after the other, however they were cut into batches.
 """
@@ -65,9 +66,8 @@ def _carried(table: Table) -> Carried:
     )
 
 
-TABLES = tuple(
-    _carried(table) for table in schema.metadata.tables.values() if table not in (schema.node, schema.node_commit)
-)
+_LEFT = (schema.node, schema.node_commit, schema.guess)
+TABLES = tuple(_carried(table) for table in schema.metadata.tables.values() if table not in _LEFT)
 BY_NAME = {table.name: table for table in TABLES}
 
 
