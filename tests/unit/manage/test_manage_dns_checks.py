@@ -28,7 +28,7 @@ def quoted(*texts: str) -> str:
 
 async def check(record: DnsRecord, zone: dict[str, Any], names: DnsNames = NAMES) -> RecordCheck:
     async with DnsServer(zone) as dns:
-        (found,) = await check_records(Resolver([dns.address], deadline_s=0.4), [record], names)
+        (found,) = await check_records(Resolver([dns.address], deadline_s=2.0), [record], names)
         return found
 
 

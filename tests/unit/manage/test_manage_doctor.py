@@ -43,7 +43,7 @@ async def dns() -> AsyncIterator[DnsServer]:
 
 
 def resolver(dns: DnsServer) -> Resolver:
-    return Resolver([dns.address], deadline_s=0.4)
+    return Resolver([dns.address], deadline_s=2.0)
 
 
 def around(**changes: Any) -> Surroundings:
