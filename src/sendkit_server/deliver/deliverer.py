@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from sendkit_server.deliver.desk import BUSY_DOORS, Desk, Parcel, Sources
+from sendkit_server.deliver.desk import BUSY_DOORS, Desk, Sources
 from sendkit_server.deliver.dial import NoConnection
 from sendkit_server.deliver.lane import Lane
 from sendkit_server.deliver.lanes import Lanes
@@ -24,6 +24,7 @@ from sendkit_server.deliver.ledger import Ledger, Writer
 from sendkit_server.deliver.office import LaneView, Tried
 from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble, warm_up_cap
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Plans, Way
 from sendkit_server.deliver.route import Capture, Direct
 from sendkit_server.deliver.settings import DeliverySettings

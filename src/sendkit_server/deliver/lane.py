@@ -1,7 +1,7 @@
 """One lane leads to one site (a set of MX hosts, or a smarthost), and nothing in it waits for another lane.
 
-Parcels wait here, a few more than there are connections are composed ahead, and each connection takes the next ready
-one. The first connection proves the site; then as many are opened as parcels are ready, up to the limit. When no
+Parcels wait here, a few more than there are connections are composed ahead of each priority, and each connection takes the
+next ready one. The first connection proves the site; then as many are opened as parcels are ready, up to the limit. When no
 connection can be had and none is left, the lane pauses: what waits is told so at once, without trying each in turn,
 and the site is asked again by a single connection when the pause is over.
 """
@@ -12,15 +12,17 @@ import asyncio
 from collections.abc import Callable
 
 from sendkit_server.deliver.connection import Carried, Connection
-from sendkit_server.deliver.desk import Desk, Parcel
+from sendkit_server.deliver.desk import Desk
 from sendkit_server.deliver.dial import Dials, NoConnection, Site
 from sendkit_server.deliver.line import Line
 from sendkit_server.deliver.office import LaneView, Office, Tried
 from sendkit_server.deliver.outcome import OUR_FAULT, classify, obstacles
 from sendkit_server.deliver.pace import Limits, Pace
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.model.instant import Instant
+from sendkit_server.model.mail import Priority
 from sendkit_server.model.outcome import Exchange, Outcome, Result
 from sendkit_server.net.guard import Guard
 from sendkit_server.wire.smtp_client import Capabilities, Mail, Step, Trouble
@@ -28,6 +30,7 @@ from sendkit_server.wire.smtp_client import Capabilities, Mail, Step, Trouble
 MAX_REQUEUES = 3  # a server that closes each connection before the first mail must not be asked for ever
 CROWDED_S = 60.0  # how long a lane keeps to the connections it had when one more was refused
 FORGOTTEN_S = 60.0  # a lane with nothing to do is dropped after this
+PRIORITIES = tuple(Priority)
 
 
 class Lane:
@@ -56,7 +59,7 @@ class Lane:
         self._desk = desk
         self._dialer = dialer
         self._waiting = Line()
-        self._composing = 0
+        self._composing = [0 for _ in PRIORITIES]
         self._ready = Line()
         self._carrying = 0
         self._idle: list[asyncio.Future[Parcel | None]] = []
@@ -79,7 +82,7 @@ class Lane:
     @property
     def load(self) -> int:
         """Parcels in the lane's memory, those on the wire included."""
-        return len(self._waiting) + self._composing + len(self._ready) + self._carrying
+        return len(self._waiting) + sum(self._composing) + len(self._ready) + self._carrying
 
     @property
     def is_full(self) -> bool:
@@ -219,11 +222,13 @@ class Lane:
         return same and count <= self._settings.recipients_per_transaction
 
     def _pump(self) -> None:
-        # Composing ahead hides its time behind the network's; far ahead it would only fill memory.
-        ahead = 8 + 2 * len(self._connections) if self._connections else 0
-        while self._waiting and self._composing + len(self._ready) < ahead:
-            self._composing += 1
-            self._desk.add(self._waiting.popleft(), self._composed)
+        # Composing ahead hides its time behind the network's; far ahead it would only fill memory. Each priority for itself:
+        # bulk mail that came composed must not keep what is urgent from being composed.
+        ahead = 8 + 2 * len(self._connections) if self._connections and self._waiting else 0
+        for priority in PRIORITIES if ahead else ():
+            while self._waiting.count(priority) and self._composing[priority] + self._ready.count(priority) < ahead:
+                self._composing[priority] += 1
+                self._desk.add(self._waiting.popleft_of(priority), self._composed)
         while self._ready and self._idle:
             idle = self._idle.pop()
             if not idle.done():
@@ -231,7 +236,7 @@ class Lane:
         self._open_more()
 
     def _composed(self, parcel: Parcel, refused: Outcome | None) -> None:
-        self._composing -= 1
+        self._composing[parcel.message.priority] -= 1
         if refused is not None:
             tried = Tried(None, None, None, self._office.now(), 0, (Exchange(0, "*", refused.text),))
             self._office.settle(parcel, self.way, tried, [refused] * len(parcel.addresses))
@@ -350,7 +355,7 @@ class Lane:
 
     async def _next(self, connection: Connection) -> Parcel | None:
         """The next ready parcel; None when there was none for a while, or the server has gone."""
-        if not self._waiting and not self._composing and self._office.is_crowded():
+        if not self._waiting and not any(self._composing) and self._office.is_crowded():
             return None
         idle: asyncio.Future[Parcel | None] = self._loop.create_future()
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.office import Tried
 from sendkit_server.deliver.outcome import gave_up
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.route import Capture
 from sendkit_server.deliver.settings import DeliverySettings

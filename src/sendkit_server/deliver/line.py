@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from sendkit_server.deliver.desk import Parcel
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.model.mail import Priority
 
 TURN = 8
@@ -33,6 +33,10 @@ class Line:
         for queue in self._queues:
             yield from queue
 
+    def count(self, priority: Priority) -> int:
+        """How many of a priority wait."""
+        return len(self._queues[priority])
+
     def append(self, parcel: Parcel) -> None:
         """Behind those of its priority."""
         self._queues[parcel.message.priority].append(parcel)
@@ -49,6 +53,10 @@ class Line:
             if self._queues[lower]:
                 self._since[lower] += 1
         return self._queues[chosen].popleft()
+
+    def popleft_of(self, priority: Priority) -> Parcel:
+        """The next one of a priority. IndexError when there is none."""
+        return self._queues[priority].popleft()
 
     def last(self, priority: Priority) -> Parcel | None:
         """The one that came last of this priority."""

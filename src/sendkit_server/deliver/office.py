@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.dial import NoConnection
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.tls_counts import Session
 from sendkit_server.model.instant import Instant

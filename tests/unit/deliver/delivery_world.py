@@ -15,7 +15,7 @@ import msgspec
 from sinks import DnsServer
 from structlog.typing import FilteringBoundLogger
 
-from sendkit_server.deliver import Deliverer, DeliverySettings, Timeouts
+from sendkit_server.deliver import Deliverer, DeliverySettings, LaneView, Timeouts
 from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.deliver.warm_up import Sent
 from sendkit_server.model.address import Mailbox, parse_address
@@ -219,11 +219,17 @@ class World:
         )
         return self.store.add(Job(message, recipients, recipients[0].mailbox.domain, 1000, 1, content))
 
-    def send(self, *addresses: str, content: Content = TEXT, capture: bool = False) -> Job:
+    def send(self, *addresses: str, **more: Any) -> Job:
         """Make a job and offer it."""
-        job = self.job(*addresses, content=content, capture=capture)
+        job = self.job(*addresses, **more)
         self.deliverer.offer(job)
         return job
+
+    async def until_lanes(self, so: Callable[[LaneView], bool]) -> None:
+        """Wait until there are lanes, and each is so."""
+        async with asyncio.timeout(5):
+            while not (found := self.deliverer.lanes()) or not all(so(lane) for lane in found):
+                await asyncio.sleep(0.01)
 
     def move_on(self, seconds: float) -> None:
         """Let time pass, and have the deliverer look what is due."""

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.line import TURN, Line
 from sendkit_server.deliver.pace import AGAIN_AND_AGAIN, FIRST_CONNECTIONS, Limits, Pace
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.route import Direct
