@@ -20,6 +20,7 @@ from sendkit_server.deliver.outcome import OUR_FAULT, classify, obstacles
 from sendkit_server.deliver.pace import Limits, Pace
 from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
+from sendkit_server.deliver.room import Amount, Load
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Priority
@@ -58,9 +59,10 @@ class Lane:
         self._office = office
         self._desk = desk
         self._dialer = dialer
-        self._waiting = Line()
+        self.in_memory = Load()  # all that is here, what is on the wire included
+        self._waiting = Line(self.in_memory)
         self._composing = [0 for _ in PRIORITIES]
-        self._ready = Line()
+        self._ready = Line(self.in_memory)
         self._carrying = 0
         self._idle: list[asyncio.Future[Parcel | None]] = []
         self._connections: set[Connection] = set()
@@ -73,27 +75,26 @@ class Lane:
         self._pushed_back = ""
         self._resuming: asyncio.TimerHandle | None = None
         self._closing = False
-        self._turned_away_at = 0
+        self._turned_away_at: Amount | None = None
         self._loop = asyncio.get_running_loop()
         self._used_at = self._loop.time()
 
     # What the deliverer asks for.
 
     @property
-    def load(self) -> int:
+    def parcels(self) -> int:
         """Parcels in the lane's memory, those on the wire included."""
         return len(self._waiting) + sum(self._composing) + len(self._ready) + self._carrying
 
-    @property
-    def is_full(self) -> bool:
-        """Whether more should wait in the store."""
-        return self.load >= self._office.lane_limit()
-
     def turns_away(self) -> bool:
-        """As is_full, but that the office is told when that is over."""
-        full = self.is_full
-        self._turned_away_at = self.load if full else 0
+        """Whether more should wait in the store, but for urgent mail. If so, the office is told when that is over."""
+        full = self._office.is_full(self.in_memory, urgent=False)
+        self._turned_away_at = self.in_memory.amount(urgent=False) if full else None
         return full
+
+    def turns_all_away(self) -> bool:
+        """Whether even urgent mail should wait in the store."""
+        return self._office.is_full(self.in_memory, urgent=True)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -107,7 +108,7 @@ class Lane:
     @property
     def is_forgettable(self) -> bool:
         """Whether nothing is lost when the lane is dropped."""
-        busy = self.load or self._connections or self._opening or self.is_paused()
+        busy = self.parcels or self._connections or self._opening or self.is_paused()
         return not busy and self._loop.time() - self._used_at > FORGOTTEN_S
 
     def put(self, parcel: Parcel) -> None:
@@ -124,7 +125,7 @@ class Lane:
         else:
             last = self._waiting.last(parcel.message.priority)
             if last is not None and self._joins(last, parcel):
-                last.join(parcel)
+                self._waiting.join(last, parcel)
             else:
                 self._waiting.append(parcel)
         self._pump()
@@ -135,7 +136,7 @@ class Lane:
         return LaneView(
             self.site.name,
             self.way.name,
-            self.load - self._carrying,
+            self.parcels - self._carrying,
             self._carrying,
             len(self._connections),
             self.last_answer,
@@ -227,8 +228,10 @@ class Lane:
         ahead = 8 + 2 * len(self._connections) if self._connections and self._waiting else 0
         for priority in PRIORITIES if ahead else ():
             while self._waiting.count(priority) and self._composing[priority] + self._ready.count(priority) < ahead:
+                parcel = self._waiting.popleft_of(priority)
                 self._composing[priority] += 1
-                self._desk.add(self._waiting.popleft_of(priority), self._composed)
+                self.in_memory.add(parcel.weight)
+                self._desk.add(parcel, self._composed)
         while self._ready and self._idle:
             idle = self._idle.pop()
             if not idle.done():
@@ -237,6 +240,7 @@ class Lane:
 
     def _composed(self, parcel: Parcel, refused: Outcome | None) -> None:
         self._composing[parcel.message.priority] -= 1
+        self.in_memory.remove(parcel.weight)
         if refused is not None:
             tried = Tried(None, None, None, self._office.now(), 0, (Exchange(0, "*", refused.text),))
             self._office.settle(parcel, self.way, tried, [refused] * len(parcel.addresses))
@@ -329,6 +333,8 @@ class Lane:
                 # Only now: what this connection takes itself needs no further one.
                 self._pump()
             self._carrying += 1
+            weight = parcel.weight  # it may lose recipients on the way
+            self.in_memory.add(weight)
             try:
                 if await self._in_turn(connection):
                     await self._carry(connection, parcel)
@@ -342,10 +348,11 @@ class Lane:
                 connection.abort("delivery stopped")
             finally:
                 self._carrying -= 1
+                self.in_memory.remove(weight)
             if self._waiting:
                 self._pump()
-            if self._turned_away_at and self.load <= self._turned_away_at // 2:
-                self._turned_away_at = 0
+            if self._turned_away_at is not None and self.in_memory.has_halved(self._turned_away_at):
+                self._turned_away_at = None
                 self._office.eased()
             await self._office.may_go_on()
         if connection.usable:

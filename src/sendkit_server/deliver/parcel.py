@@ -8,7 +8,8 @@ import msgspec
 
 from sendkit_server.compose import Composed
 from sendkit_server.deliver.plan import Way, Ways
-from sendkit_server.model.mail import Message, Recipient
+from sendkit_server.deliver.room import Weight
+from sendkit_server.model.mail import Message, Priority, Recipient
 from sendkit_server.model.outcome import Exchange, Outcome
 from sendkit_server.store.values import Job
 from sendkit_server.wire.dkim import DkimKey
@@ -55,6 +56,11 @@ class Parcel:
     def way(self) -> Way:
         """The one that it takes now."""
         return self.ways[self.place]
+
+    @property
+    def weight(self) -> Weight:
+        """What it is counted as now; it may lose or gain jobs later."""
+        return len(self.jobs), self.size_bytes, self.message.priority is Priority.URGENT
 
     def join(self, other: Parcel) -> None:
         """Take the jobs of another parcel of the same message along."""

@@ -49,9 +49,10 @@ def test_a_line_gives_back_what_was_put_in(priorities: list[Priority]):
     line = Line()
     for n, priority in enumerate(priorities):
         line.append(parcel(priority, n))
-    assert len(line) == len(list(line)) == len(priorities)
+    assert len(line) == len(list(line)) == line.load.jobs == len(priorities)
     out = [line.popleft().message.id for _ in priorities]
     assert sorted(out) == sorted(f"msg_{n}" for n in range(len(priorities)))
+    assert line.load.amount(urgent=False) == line.load.amount(urgent=True) == (0, 0)
 
 
 def test_a_site_gets_a_connection_more_for_each_mail_it_takes():
