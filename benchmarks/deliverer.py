@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from sendkit_server.deliver import Deliverer, DeliverySettings, Routing, Smarthost, chain_of
+from sendkit_server.deliver.room import Bounds
 from sendkit_server.deliver.warm_up import Sent
 from sendkit_server.model.address import parse_address
 from sendkit_server.model.instant import Instant
@@ -90,9 +91,7 @@ class Forgetful:
         self.left = expected
         self.done = asyncio.Event()
 
-    async def claim(
-        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
-    ) -> list[Job]:
+    async def claim(self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], bounds: Bounds) -> list[Job]:
         """Nothing."""
         return []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import re
 import ssl
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from server import Server
-from sinks import DnsServer, SmtpSink, own_addresses
+from server import Server, until
+from sinks import DnsServer, SmtpSink, hostile, own_addresses
+from sinks.hostile import RawServer
 
 WISHES = "X-Sendkit-Priority: urgent\r\nX-Sendkit-Stream: alerts\r\nX-Sendkit-Expires-At: 2099-01-01T00:00:00Z\r\n"
 
@@ -126,7 +128,9 @@ async def test_a_domain_s_own_return_path_is_used_once_dns_leads_there(
     assert sink.mails[-1].return_path.endswith("@bounces.sender.test")
 
 
-async def urgent_beside_bulk(make_server: Callable[..., Server], sink: SmtpSink, bulk: int, urgent: int) -> list[float]:
+async def urgent_beside_bulk(
+    make_server: Callable[..., Server], sink: SmtpSink, bulk: int, urgent: int, text: str = "x"
+) -> list[float]:
     """Seconds from the call until the urgent mail's dot, one after the other, while so many bulk mails wait."""
     sink.mails.clear()
     server = await make_server(SENDKIT_LOG_LEVEL="warning", SENDKIT_CONNECTIONS_PER_SITE="1").start()
@@ -136,7 +140,7 @@ async def urgent_beside_bulk(make_server: Callable[..., Server], sink: SmtpSink,
         for start in range(0, bulk // 4, 50):
             to = [f"b{part}-{start + n}@there.test" for n in range(50)]
             reply = await server.call(
-                "POST", "/emails", key, {"from": "a@sender.test", "to": to, "subject": "bulk", "text": "x"}
+                "POST", "/emails", key, {"from": "a@sender.test", "to": to, "subject": "bulk", "text": text}
             )
             assert reply.status == 200
 
@@ -159,6 +163,44 @@ async def urgent_beside_bulk(make_server: Callable[..., Server], sink: SmtpSink,
 async def test_an_urgent_mail_overtakes_a_bulk_mailing(make_server: Callable[..., Server], sink: SmtpSink) -> None:
     took = await urgent_beside_bulk(make_server, sink, bulk=4000, urgent=10)
     assert took[len(took) // 2] < 1.0, took
+
+
+async def slow_dot(session: object, argument: str) -> str:
+    """A receiver that takes its time for each mail."""
+    await asyncio.sleep(0.045)
+    return "250 2.0.0 taken"
+
+
+async def test_an_urgent_mail_overtakes_a_bulk_mailing_that_is_larger_than_the_memory_at_a_slow_receiver(
+    make_server: Callable[..., Server], sink: SmtpSink
+) -> None:
+    sink.answers["dot"] = slow_dot
+    took = await urgent_beside_bulk(make_server, sink, bulk=2000, urgent=10, text="x" * 30_000)
+    assert took[len(took) // 2] < 1.0, took
+
+
+async def test_a_site_that_hangs_before_more_mail_than_the_memory_holds_delays_no_other_sites_mail(
+    make_server: Callable[..., Server], sink: SmtpSink, dns: DnsServer
+) -> None:
+    async with RawServer(next(itertools.islice(own_addresses(), 1, None)), sink.port, hostile.tarpit(0.05)) as tarpit:
+        dns.zone["tarpit.test"] = {"MX": ["10 mx.tarpit.test."]}
+        dns.zone["mx.tarpit.test"] = {"A": [tarpit.host]}
+        server = await make_server().start()
+        key = await server.live_key()
+        # These wait in the store, until they are due at a moment when the tarpit has all that it gets.
+        await server.act("queue.hold", site="elsewhere.test")
+        await asyncio.gather(*(server.send(key, to=f"u{n}@elsewhere.test") for n in range(20)))
+        attached = [{"filename": "a.bin", "content": base64.b64encode(bytes(750_000)).decode()}]
+        for part in range(2):
+            to = [f"u{part}-{n}@tarpit.test" for n in range(50)]
+            await server.send(key, to=to, subject="large", attachments=attached)
+        await until(lambda: tarpit.connections, what="a connection to the tarpit")
+        await server.act("queue.release", site="elsewhere.test")
+        await asyncio.gather(*(server.send(key, to=f"u{n}@there.test") for n in range(20)))
+        await until(lambda: len(sink.mails) == 40, 10.0, what="those that waited, and those that came afterwards")
+        queue = (await server.call("GET", "/queue", key)).json["data"]
+        (lane,) = [lane for lane in queue if lane["site"] == "tarpit.test"]
+        assert lane["waiting"] + lane["in_flight"] == 100 and 1 <= lane["in_flight"] <= 20, lane
 
 
 async def test_a_site_that_pushes_back_is_given_a_moment_and_gets_its_mail(

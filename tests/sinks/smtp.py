@@ -5,7 +5,7 @@
 
 An answer is text (one or more lines without the last CRLF), bytes (sent as they are), DROP (the connection is cut),
 SILENCE (nothing, for ever), a list (one for each time, the last repeats), or a function of the session and the
-command's argument that returns one of these. Steps: `greeting`, each verb, `content` (what follows 354, before the
+command's argument that returns one of these, at once or when it is awaited. Steps: `greeting`, each verb, `content` (what follows 354, before the
 message), `dot` (the end of the message, by DATA or BDAT).
 """
 
@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import TypeAlias
 
 from sinks.server import LoopbackServer
@@ -201,6 +202,8 @@ class _Talk:
 
     async def say(self, step: str, argument: str, default: object) -> bytes:
         answer = self.sink._answer(step, self.session, argument, default)
+        if isawaitable(answer):
+            answer = await answer
         if answer is DROP:
             self.writer.transport.abort()
             raise _Cut

@@ -21,6 +21,7 @@ def new_mail(
     owned: bool = True,
     at: int = 5_000,
     content: Content | None = None,
+    size_bytes: int = 100,
     tags: tuple[Tag, ...] = (),
     **wishes: Any,
 ) -> NewMail:
@@ -34,7 +35,7 @@ def new_mail(
     recipients = tuple(Recipient(n, box, Role.TO) for n, box in enumerate(boxes))
     sites = frozenset(box.domain for box in boxes) if owned else frozenset()
     return NewMail(
-        parent_id="req_1", owner=owner, content=content or PartsContent("Hello", None, "text"), size_bytes=100,
+        parent_id="req_1", owner=owner, content=content or PartsContent("Hello", None, "text"), size_bytes=size_bytes,
         messages=(NewMessage(message, recipients, sites),), tags=tags,
     )  # fmt: skip
 

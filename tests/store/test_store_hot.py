@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from store_mails import completion, new_mail, owned_job
 from sendkit_server.model.mail import Attachment, PartsContent, Priority, RawContent, Tag
 from sendkit_server.model.status import Status
 from sendkit_server.store import schema
+from sendkit_server.store.postgres import hot as postgres
 from sendkit_server.store.queries import emails
+from sendkit_server.store.sqlite import hot as sqlite
 from sendkit_server.store.store import Store, open_store
 from sendkit_server.store.values import Claim, Job
 
@@ -127,6 +130,118 @@ async def test_urgent_mail_is_claimed_first_and_alone_where_only_that_is_wanted(
     assert await claim(store, urgent_only=frozenset({"there.test"})) == []
     left = sorted(job.message.priority for job in await claim(store))
     assert left == [Priority.NORMAL] * 2 + [Priority.BULK] * 2
+
+
+async def test_where_only_urgent_mail_is_wanted_no_site_gives_any_other(store: Store) -> None:
+    for site in ("a.test", "b.test", "c.test"):
+        for priority in (Priority.BULK, Priority.NORMAL, Priority.URGENT):
+            await store.accept(new_mail(store.owner, f"x@{site}", owned=False, priority=priority))
+    wanted = {"least": Priority.URGENT, "exclude_sites": frozenset({"a.test"})}
+    jobs = await claim(store, urgent_only=frozenset({"b.test"}), **wanted)
+    assert [(job.site, job.message.priority) for job in jobs] == [("b.test", 0), ("c.test", 0)]
+    assert await claim(store, **wanted) == []
+    assert len(await claim(store, least=Priority.NORMAL)) == 4
+
+
+async def test_of_a_site_no_more_is_claimed_than_fits_and_the_rest_waits_for_the_next_claim(store: Store) -> None:
+    for at in (5_000, 6_000, 7_000, 8_000):
+        await store.accept(new_mail(store.owner, "x@big.test", owned=False, at=at, size_bytes=400))
+        await store.accept(new_mail(store.owner, "x@small.test", owned=False, at=at, size_bytes=100))
+    seen = []
+    for _ in range(3):
+        jobs = await claim(store, site_bytes=500)
+        seen.append([(job.site, job.message.created_at) for job in jobs])
+        assert {job.fence for job in jobs} <= {1}  # what was not fetched has not been owned meanwhile
+    assert seen[0] == [
+        ("big.test", 5_000),
+        ("big.test", 6_000),
+        *(("small.test", at) for at in (5_000, 6_000, 7_000, 8_000)),
+    ]
+    assert seen[1:] == [[("big.test", 7_000), ("big.test", 8_000)], []]
+
+
+async def test_all_sites_together_give_no_more_than_fits_and_the_round_goes_on_behind_them(store: Store) -> None:
+    for site in ("a.test", "b.test", "c.test", "d.test"):
+        for _ in range(2):
+            await store.accept(new_mail(store.owner, f"x@{site}", owned=False, size_bytes=300))
+    seen = []
+    after = ""
+    while True:
+        wanted = Claim(store.owner, 100_000, frozenset(), 100, 100, after, site_bytes=300, room_bytes=500)
+        claimed = await store.claim(wanted)
+        seen.append(([job.site for job in claimed.jobs], claimed.reached))
+        if not claimed.reached:
+            break
+        after = claimed.reached
+    assert seen == [(["a.test", "b.test"], "b.test"), (["c.test", "d.test"], "d.test"), ([], "")]
+    assert [job.site for job in await claim(store, site_bytes=300, room_bytes=500)] == ["a.test", "b.test"]
+
+
+async def test_a_site_with_more_than_fits_hides_nobody_behind_it(store: Store) -> None:
+    for _ in range(20):
+        await store.accept(new_mail(store.owner, "x@aaa.test", owned=False, size_bytes=1_000))
+    await store.accept(new_mail(store.owner, "x@zzz.test", owned=False, size_bytes=1))
+    seen = []
+    after = ""
+    while not seen or after:
+        wanted = Claim(store.owner, 100_000, frozenset(), 100, 10, after, site_bytes=2_000)
+        claimed = await store.claim(wanted)
+        seen += [job.site for job in claimed.jobs]
+        after = claimed.reached
+    assert seen == ["aaa.test", "aaa.test", "zzz.test"]
+
+
+async def test_a_mail_that_is_larger_than_any_bound_goes_and_nothing_behind_it(store: Store) -> None:
+    for at, size_bytes in ((5_000, 9_000), (6_000, 1)):
+        await store.accept(new_mail(store.owner, "x@a.test", owned=False, at=at, size_bytes=size_bytes))
+    await store.accept(new_mail(store.owner, "x@b.test", owned=False, size_bytes=1))
+    bounds = {"site_bytes": 1, "room_bytes": 1}
+    assert [job.size_bytes for job in await claim(store, **bounds)] == [9_000]
+    assert [job.site for job in await claim(store, after_site="a.test", **bounds)] == ["b.test"]
+    assert [job.size_bytes for job in await claim(store, **bounds)] == [1]
+
+
+async def test_urgent_mail_has_what_fits_before_the_rest_of_its_site(store: Store) -> None:
+    for at, priority in ((5_000, Priority.NORMAL), (6_000, Priority.URGENT), (7_000, Priority.URGENT)):
+        await store.accept(new_mail(store.owner, owned=False, at=at, priority=priority, size_bytes=300))
+    assert [job.message.created_at for job in await claim(store, site_bytes=500)] == [6_000, 7_000]
+    assert [job.message.created_at for job in await claim(store, site_bytes=500)] == [5_000]
+
+
+async def test_a_message_to_several_at_a_site_counts_once_and_is_claimed_whole(store: Store) -> None:
+    several = [f"u{n}@there.test" for n in range(5)]
+    for at in (5_000, 6_000):
+        await store.accept(new_mail(store.owner, *several, owned=False, at=at, size_bytes=300))
+    # At the same moment, so only their ids tell them apart.
+    await store.accept(new_mail(store.owner, *several, owned=False, at=6_000, size_bytes=300))
+    jobs = await claim(store, site_bytes=301)
+    assert [(job.message.created_at, len(job.recipients)) for job in jobs] == [(5_000, 5), (6_000, 5)]
+    jobs = await claim(store, site_bytes=1, room_bytes=1)
+    assert [(len(job.recipients), job.shared) for job in jobs] == [(5, False)]
+
+
+async def test_however_much_waits_a_claim_goes_by_indexes(store: Store, database_url: str | None) -> None:
+    """A site that is only looked through is a minute, once a million wait there."""
+    with store.engine.open_writer() as connection:
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        if database_url is None:
+            found = [
+                row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sqlite._TAKE}", (1, "a.test", 1, 5_000, 10, 100))
+            ]
+            read = [line for line in found if re.search(r"\b(recipient|message)\b", line)]
+            assert len(read) == 4 and all(
+                "(site=? AND priority=?" in line or "team_id=? AND " in line for line in read
+            ), found
+        else:
+            asked = {"sites": ["a.test"], "most_urgent": [2], "priorities": [0, 1, 2], "now": 5_000, "owner": 1}
+            bounds = {"per_site": 10, "limit": 10, "site_bytes": 100, "room_bytes": 100}
+            found = [row[0] for row in raw.execute(f"EXPLAIN {postgres._CLAIM}", asked | bounds)]
+            read = [line for line in found if "Index Cond" in line]
+            assert not any("Seq Scan" in line or "Bitmap" in line for line in found), found
+            assert read and all("(site = " in line or ("(team_id = " in line and "id = " in line) for line in read), (
+                found
+            )
 
 
 async def test_how_a_mail_wants_to_travel_comes_back_with_it(store: Store) -> None:

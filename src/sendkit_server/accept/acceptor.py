@@ -92,7 +92,8 @@ class Handover(Protocol):
         """Whether delivery would take a job for this site now."""
 
     def foresee(self, job: Job) -> None:
-        """This job will be offered when its commit is done: what can be prepared meanwhile may be."""
+        """This job, for which there is room, will be offered or forgotten when its commit is done. It takes its room from
+        now on, and what can be prepared meanwhile may be."""
 
     def forget(self, job: Job) -> None:
         """The commit of a foreseen job has failed: there is no such mail."""
@@ -213,7 +214,7 @@ class Acceptor:
         if submission.check_only:
             return Accepted((), checked, warnings, checked_only=True)
         now = self._clock()
-        new = self._messages(submission, values, travel, sender.domain, size, suppressed, now)
+        new = self._messages(submission, values, travel, sender.domain, suppressed, now)
         mail = NewMail(
             parent_id=_of_call("req", new[0].message.id),
             owner=self._store.owner,
@@ -260,7 +261,7 @@ class Acceptor:
             require_tls=travel.require_tls or (domain is not None and domain.tls_enforced),
             stream=travel.stream,
         )
-        new = self._owned(message, raw.with_roles(submission.recipients, head), len(data), suppressed)
+        new = _new_message(message, raw.with_roles(submission.recipients, head), suppressed)
         mail = NewMail(
             parent_id=_of_call("req", message_id),
             owner=self._store.owner,
@@ -331,7 +332,6 @@ class Acceptor:
         values: Checked,
         travel: wishes.Travel,
         domain: SendingDomain | None,
-        size_bytes: int,
         suppressed: Suppressed,
         now: Instant,
     ) -> list[NewMessage]:
@@ -363,26 +363,8 @@ class Acceptor:
             roles = [(to, Role.TO)]
             if index == 0:
                 roles += [(cc, Role.CC) for cc in values.cc] + [(bcc, Role.BCC) for bcc in values.bcc]
-            found.append(self._owned(message, roles, size_bytes, suppressed))
+            found.append(_new_message(message, roles, suppressed))
         return found
-
-    def _owned(
-        self, message: Message, roles: list[tuple[Mailbox, Role]], size_bytes: int, suppressed: Suppressed
-    ) -> NewMessage:
-        """The message with its recipients, as this node's own at the sites that delivery has room for."""
-        ended: dict[int, Ended] = {}
-        if suppressed:
-            recipients, ended = _with_ends(roles, suppressed, message.created_at)
-            sites = {one.mailbox.domain for one in recipients if one.n not in ended}
-        else:
-            recipients = tuple(Recipient(n, mailbox, role) for n, (mailbox, role) in enumerate(roles))
-            sites = {mailbox.domain for mailbox, _ in roles}
-        return NewMessage(
-            message,
-            recipients,
-            frozenset(site for site in sites if self._handover.has_room(site, size_bytes, message.priority)),
-            ended,
-        )
 
     async def _limited(
         self, key: ApiKey, domain: SendingDomain | None, mail: NewMail, accepted: Accepted, call: once.Call | None
@@ -407,9 +389,7 @@ class Acceptor:
         # A client that hangs up cancels this task, and with it its own future, not the commit; what was committed must
         # still reach delivery. The callback does what asyncio.shield would, and the hand-over, at half the cost.
         told: asyncio.Future[Repeat | None] = asyncio.get_running_loop().create_future()
-        jobs = [job for new in mail.messages for job in _jobs(new, mail)]
-        for job in jobs:
-            self._handover.foresee(job)
+        mail, jobs = self._with_owned(mail)
         self._storing += 1
         operation = self._store.accept_in_time(mail)
         operation.future.add_done_callback(lambda done: self._committed(done, told, mail, jobs))
@@ -436,6 +416,22 @@ class Acceptor:
                 parent=mail.parent_id,
             )
         return accepted
+
+    def _with_owned(self, mail: NewMail) -> tuple[NewMail, list[Job]]:
+        """The mail as this node's own at the sites that delivery has room for, and its jobs there."""
+        jobs: list[Job] = []
+        messages: list[NewMessage] = []
+        for new in mail.messages:
+            sites = sorted({one.mailbox.domain for one in new.recipients if one.n not in new.ended})
+            owned: list[str] = []
+            for site in sites:
+                if self._handover.has_room(site, mail.size_bytes, new.message.priority):
+                    # Before the next one is asked for: each takes from what there is room for.
+                    self._handover.foresee(job := _job(new, site, mail))
+                    jobs.append(job)
+                    owned.append(site)
+            messages.append(msgspec.structs.replace(new, owned_sites=frozenset(owned)))
+        return msgspec.structs.replace(mail, messages=tuple(messages)), jobs
 
     async def _repeated(self, call: once.Call, earlier: Repeat) -> Accepted | Refusal:
         """The answer to a call that was obeyed before; a mail that came twice without a key shows that it did."""
@@ -516,6 +512,16 @@ def _checked(mailboxes: Sequence[Mailbox], suppressed: Suppressed) -> tuple[Chec
     )
 
 
+def _new_message(message: Message, roles: list[tuple[Mailbox, Role]], suppressed: Suppressed) -> NewMessage:
+    """The message with its recipients, nobody's own yet."""
+    if suppressed:
+        recipients, ended = _with_ends(roles, suppressed, message.created_at)
+        return NewMessage(message, recipients, frozenset(), ended)
+    return NewMessage(
+        message, tuple([Recipient(n, mailbox, role) for n, (mailbox, role) in enumerate(roles)]), frozenset()
+    )
+
+
 def _with_ends(
     roles: list[tuple[Mailbox, Role]], suppressed: Suppressed, now: Instant
 ) -> tuple[tuple[Recipient, ...], dict[int, Ended]]:
@@ -559,11 +565,8 @@ def _status(new: NewMessage) -> str:
     return "captured" if new.message.capture else Status.QUEUED.value
 
 
-def _jobs(new: NewMessage, mail: NewMail) -> list[Job]:
-    """What is already this node's own, one job a site, with fence 1 as it was inserted."""
-    found = []
-    for site in sorted(new.owned_sites):
-        members = tuple([one for one in new.recipients if one.mailbox.domain == site and one.n not in new.ended])
-        shared = len(members) != len(new.recipients)
-        found.append(Job(new.message, members, site, mail.size_bytes, 1, mail.content, mail.owner, shared))
-    return found
+def _job(new: NewMessage, site: str, mail: NewMail) -> Job:
+    """What is this node's own at one site, with fence 1 as it is inserted."""
+    members = tuple([one for one in new.recipients if one.mailbox.domain == site and one.n not in new.ended])
+    shared = len(members) != len(new.recipients)
+    return Job(new.message, members, site, mail.size_bytes, 1, mail.content, mail.owner, shared)

@@ -16,15 +16,19 @@ from typing import Any, Protocol
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from sendkit_server.deliver.desk import BUSY_DOORS, Desk, Parcel, Sources
+from sendkit_server.deliver.desk import BUSY_DOORS, Desk, Sources
 from sendkit_server.deliver.dial import NoConnection
 from sendkit_server.deliver.lane import Lane
 from sendkit_server.deliver.lanes import Lanes
 from sendkit_server.deliver.ledger import Ledger, Writer
+from sendkit_server.deliver.line import Line
 from sendkit_server.deliver.office import LaneView, Tried
 from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble, warm_up_cap
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Plans, Way
+from sendkit_server.deliver.promises import Promises
+from sendkit_server.deliver.room import Bounds, Load, Room
 from sendkit_server.deliver.route import Capture, Direct
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
@@ -40,7 +44,6 @@ from sendkit_server.net.resolver import DnsProblem, DnsTrouble, MailHosts, Resol
 from sendkit_server.store.errors import StoreError, StoreUnavailable
 from sendkit_server.store.values import Job
 
-CLAIM_SIZE = 500
 IDLE_LOOK_S = 30.0  # even when nothing is due: another node may have died
 LOOK_GAP_S = 0.02  # between two looks, however often it is woken
 BLOCKED_LOOK_S = 1.0  # something is due that cannot be taken now
@@ -55,9 +58,7 @@ _ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 class DeliveryStore(Sources, Writer, WarmUpStore, Protocol):
     """What delivery needs of the store, beside contents, keys and completions."""
 
-    async def claim(
-        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
-    ) -> list[Job]:
+    async def claim(self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], bounds: Bounds) -> list[Job]:
         """Jobs that are due, now owned by this node. urgent_only: sites of which only urgent mail is wanted now."""
 
     async def next_due(self) -> Instant | None:
@@ -101,15 +102,18 @@ class Deliverer:
         # Bound once: a lazy logger would put itself together anew for each line.
         self._doors = doors
         self._log = log = log.bind()
+        self._room = Room(settings)
+        self._promises = Promises(self._room.promised)
         self._ledger = Ledger(
             settings,
+            self._room,
             store,
             clock=clock,
             random=random,
             log=log,
             start=self.start,
             planned=self._look_by,
-            eased=self.wake,
+            eased=self.eased,
             on_attempt=on_attempt,
         )
         self._stops = Stops(
@@ -139,12 +143,12 @@ class Deliverer:
             fault=self.fault,
         )
         self._lanes = Lanes(settings, self, self._desk, resolver, self._policies, self._ownership, random)
-        self._resolving: dict[str, list[Parcel]] = {}
-        self._foreseen: dict[tuple[str, str], Parcel] = {}  # not offered yet, by message and site
+        self._resolving: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = 0
         self._wanting: dict[Lane, None] = {}  # in the order in which they asked
         self._woken = asyncio.Event()
+        self._eased = asyncio.Event()
         self._planned_look: Instant | None = None
         self._draining = False
         self._claiming: asyncio.Task[None] | None = None
@@ -156,50 +160,51 @@ class Deliverer:
 
         Urgent mail is let into a lane that is full for the rest.
         """
-        urgent = priority is Priority.URGENT
-        if self._draining or not self._ledger.has_room(size_bytes, urgent=urgent) or not self._may_take():
+        if self._draining or not self._may_take() or site in self._stops.held:
             return False
-        if site in self._stops.held:
-            return False
-        if site in self._resolving:
-            return urgent or len(self._resolving[site]) < self._ledger.lane_limit
         lane = self._lanes.known(self._plans.usual, site)
-        if lane is None:
-            return True
-        return not lane.is_elsewhere and (urgent or not lane.is_full)
+        if lane is not None and lane.is_elsewhere:
+            return False
+        there = None if lane is None else lane.in_memory
+        if site in self._resolving:
+            there = self._resolving[site].load
+        promised = self._promises.at(lane or site)
+        return self._room.lets_in(size_bytes, there, promised, urgent=priority is Priority.URGENT)
 
     def foresee(self, job: Job) -> None:
-        """A job that will be offered once it is durable: it is composed meanwhile, which hides most of that time."""
-        if self._draining or job.message.capture or self._doors() >= BUSY_DOORS:
+        """A job that there was room for and that will be offered once it is durable: it counts from now on, and is composed
+        meanwhile, which hides most of that time."""
+        if self._draining:
             return
-        parcel = self._foreseen[job.message.id, job.site] = self._parcel(job)
-        self._desk.add(parcel, self._prepared)
+        parcel = self._parcel(job)
+        self._promises.make(parcel, self._lanes.known(self._plans.usual, job.site) or job.site)
+        if job.message.capture or self._doors() >= BUSY_DOORS:
+            parcel.prepared = True  # as far as it will be
+        else:
+            self._desk.add(parcel, self._prepared)
 
     def forget(self, job: Job) -> None:
         """A foreseen job that never became durable."""
-        self._foreseen.pop((job.message.id, job.site), None)
+        self._promises.end(job)
 
     def offer(self, job: Job) -> None:
         """Take a job that this node already owns; one that its last incarnation owned is left to whoever claims it."""
-        parcel = self._foreseen.pop((job.message.id, job.site), None)
+        parcel = self._promises.end(job)
         if job.owner != self._ownership.owner:
             return
         self._ledger.take_in(job)
         if parcel is None:
             self._dispatch(self._parcel(job))
         elif parcel.prepared:
-            self._go_on(parcel)
+            self._dispatch(parcel)
         else:
             parcel.offered = True
 
     def _prepared(self, parcel: Parcel, refused: Outcome | None) -> None:
+        # What could not be composed early takes the usual way, which says why.
         parcel.prepared = True
         if parcel.offered:
-            self._go_on(parcel)
-
-    def _go_on(self, parcel: Parcel) -> None:
-        # What could not be composed early takes the usual way, which says why.
-        self._dispatch(parcel if parcel.composed is not None else self._parcel(parcel.jobs[0]))
+            self._dispatch(parcel)
 
     def _parcel(self, job: Job) -> Parcel:
         return Parcel(job, self._plans.of(job.message, job.site))
@@ -259,7 +264,7 @@ class Deliverer:
                 self._ledger.drop(parcel)
         # Whoever is still being composed or resolved comes back to a list that nobody reads, or to a closed lane.
         self._resolving.clear()
-        self._foreseen.clear()
+        self._promises.clear()
         self._lanes.clear()
         self._wanting.clear()
 
@@ -314,6 +319,7 @@ class Deliverer:
     async def _claim_for_ever(self) -> None:
         while True:
             self._woken.clear()
+            self._eased.clear()
             # What is planned from here on may not be in the answers that follow: each wakes, whenever the last look was for.
             self._planned_look = None
             try:
@@ -323,17 +329,26 @@ class Deliverer:
                 self.fault("delivery.claim_failed", error)
                 pause_s = BLOCKED_LOOK_S
             if pause_s > 0:
+                looked_at = asyncio.get_running_loop().time()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._woken.wait()
-                # While its lane is full each accepted mail wakes this loop, and a look costs more than a mail's delivery.
-                await asyncio.sleep(LOOK_GAP_S)
+                await self._leave_gap(looked_at)
+
+    async def _leave_gap(self, looked_at: float) -> None:
+        """While its lane is full each accepted mail wakes the loop, and a look costs more than a mail's delivery. While only
+        urgent mail is looked for, at all sites there are, it costs most: then it waits for more room or for a second."""
+        await asyncio.sleep(LOOK_GAP_S)
+        if self._room.least is not Priority.BULK:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(looked_at + BLOCKED_LOOK_S):
+                    await self._eased.wait()
 
     async def _claim_once(self) -> bool:
         self._lanes.forget()
-        if self._ledger.is_tight or not self._may_take():
+        bounds = self._room.next_claim()
+        if bounds is None or not self._may_take():
             return False
-        settings = self._settings
         closed = self._stops.held.union(self._resolving)
         full: set[str] = set()
         for lane in self._lanes:
@@ -341,13 +356,11 @@ class Deliverer:
             if lane.is_elsewhere or (lane.is_paused() and lane.way is self._plans.only_last):
                 closed |= lane.domains
             elif lane.turns_away():
-                full.update(lane.domains)
-        jobs = await self._store.claim(
-            exclude_sites=closed,
-            urgent_only=frozenset(full),
-            per_site=self._ledger.lane_limit,
-            limit=min(CLAIM_SIZE, settings.room_jobs // 10 or 1),
-        )
+                if lane.turns_all_away():
+                    closed |= lane.domains
+                else:
+                    full.update(lane.domains)
+        jobs = await self._store.claim(exclude_sites=closed, urgent_only=frozenset(full), bounds=bounds)
         for job in jobs:
             self.offer(job)
         return bool(jobs)
@@ -417,11 +430,10 @@ class Deliverer:
             self._lead(parcel, domain, hosts, policy)
             return
         waiting = self._resolving.get(domain)
-        if waiting is not None:
-            waiting.append(parcel)
-            return
-        self._resolving[domain] = [parcel]
-        self.start(self._resolve(domain))
+        if waiting is None:
+            waiting = self._resolving[domain] = Line()
+            self.start(self._resolve(domain))
+        waiting.append(parcel)
 
     async def _resolve(self, domain: str) -> None:
         hosts: MailHosts | DnsProblem
@@ -528,12 +540,13 @@ class Deliverer:
         """Among how many nodes limits are shared."""
         return 1 if self._share is None else self._share.count
 
-    def lane_limit(self) -> int:
-        """How many jobs a lane may hold now."""
-        return self._ledger.lane_limit
+    def is_full(self, lane: Load, *, urgent: bool) -> bool:
+        """Whether a lane with this load has its fair part of the memory. urgent: even of urgent mail."""
+        return self._room.is_full(lane, urgent=urgent)
 
     def eased(self) -> None:
-        """A lane that turned mail away has room again."""
+        """A lane that turned mail away has room again, or all of them have."""
+        self._eased.set()
         self._woken.set()
 
     def is_stopped(self, parcel: Parcel) -> bool:

@@ -7,7 +7,6 @@ thread and back costs the loop some 60 µs, so parcels that wait together go tog
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol
@@ -15,11 +14,11 @@ from typing import Protocol
 import msgspec
 
 from sendkit_server.compose import CannotCompose, Composed, compose
+from sendkit_server.deliver.line import Line
 from sendkit_server.deliver.outcome import COMPOSE_FAILED, DKIM_KEY_MISSING
-from sendkit_server.deliver.plan import Way, Ways
-from sendkit_server.model.mail import Content, Message, Recipient
-from sendkit_server.model.outcome import Exchange, Outcome, Result
-from sendkit_server.store.values import Job
+from sendkit_server.deliver.parcel import Parcel
+from sendkit_server.model.mail import Content, Message
+from sendkit_server.model.outcome import Outcome, Result
 from sendkit_server.wire.dkim import DkimKey
 from sendkit_server.wire.smtp_client import has_bare_line_end
 
@@ -29,74 +28,6 @@ BATCH = 8
 BUSY_DOORS = 3
 STEP_S = 0.01
 MOST_STEPS = 10
-
-
-class Parcel:
-    """Jobs of one message on their way together: same bytes, same site, one transaction."""
-
-    __slots__ = (
-        "addresses",
-        "before",
-        "composed",
-        "jobs",
-        "keys",
-        "message",
-        "notes",
-        "offered",
-        "place",
-        "prepared",
-        "requeued",
-        "size_bytes",
-        "ways",
-    )
-
-    def __init__(self, job: Job, ways: Ways) -> None:
-        self.message: Message = job.message
-        self.jobs: list[Job] = [job]
-        self.addresses: list[str] = [recipient.mailbox.address for recipient in job.recipients]
-        self.size_bytes = job.size_bytes
-        self.ways = ways
-        self.place = 0  # among its ways
-        self.before: tuple[Exchange, ...] = ()  # what ways before this one came to, for the transcript
-        self.notes: tuple[Exchange, ...] = ()  # by which policies it is sent, for the transcript
-        self.composed: Composed | None = None
-        self.keys: Sequence[DkimKey] = ()
-        # Of one that was foreseen: what of the two that it waits for has happened.
-        self.prepared = False
-        self.offered = False
-        self.requeued = 0  # how often a connection closed before it looked at this mail
-
-    @property
-    def way(self) -> Way:
-        """The one that it takes now."""
-        return self.ways[self.place]
-
-    def join(self, other: Parcel) -> None:
-        """Take the jobs of another parcel of the same message along."""
-        self.jobs += other.jobs
-        self.addresses += other.addresses
-        self.size_bytes += other.size_bytes
-        if other.notes != self.notes:
-            self.notes += tuple(note for note in other.notes if note not in self.notes)
-
-    def part(self, leaves: Callable[[Job, Recipient], bool]) -> list[Job]:
-        """Let recipients leave: the jobs of those that do. A job of which only some leave becomes two."""
-        leaving: list[Job] = []
-        staying: list[Job] = []
-        for job in self.jobs:
-            gone = tuple([one for one in job.recipients if leaves(job, one)])
-            if len(gone) == len(job.recipients):
-                leaving.append(job)
-            elif not gone:
-                staying.append(job)
-            else:
-                rest = tuple([one for one in job.recipients if one not in gone])
-                leaving.append(msgspec.structs.replace(job, recipients=gone, shared=True))
-                staying.append(msgspec.structs.replace(job, recipients=rest, shared=True))
-        self.jobs = staying
-        self.addresses = [one.mailbox.address for job in staying for one in job.recipients]
-        self.size_bytes = sum(job.size_bytes for job in staying)
-        return leaving
 
 
 class Sources(Protocol):
@@ -140,11 +71,12 @@ class Desk:
         self._start = start
         self._fault = fault
         self._working = 0
-        self._waiting: deque[tuple[Parcel, Callable[[Parcel, Outcome | None], None]]] = deque()
+        self._waiting = Line()
 
     def add(self, parcel: Parcel, then: Callable[[Parcel, Outcome | None], None]) -> None:
         """Compose it; then(parcel, None) when parcel.composed stands, else then(parcel, why not)."""
-        self._waiting.append((parcel, then))
+        parcel.then = then
+        self._waiting.append(parcel)
         if self._working < self._workers:
             self._working += 1
             self._start(self._work())
@@ -174,10 +106,10 @@ class Desk:
                 return
             await asyncio.sleep(STEP_S)
 
-    async def _compose(self, batch: list[tuple[Parcel, Callable[[Parcel, Outcome | None], None]]]) -> None:
+    async def _compose(self, batch: list[Parcel]) -> None:
         work: list[_Work] = []
-        prepared = []
-        for parcel, then in batch:
+        prepared: list[Parcel] = []
+        for parcel in batch:
             try:
                 found = await self._prepare(parcel)
             except Exception as error:
@@ -185,10 +117,10 @@ class Desk:
                 self._fault("delivery.compose_failed", error)
                 found = COMPOSE_FAILED
             if isinstance(found, Outcome):
-                then(parcel, found)
+                parcel.then(parcel, found)
             else:
                 work.append(found)
-                prepared.append((parcel, then))
+                prepared.append(parcel)
         if not work:
             return
         loop = asyncio.get_running_loop()
@@ -197,8 +129,8 @@ class Desk:
             composed = await loop.run_in_executor(self._pool, _compose_all, work, self._hostname)
         except Exception as error:
             composed = [error] * len(work)
-        for (parcel, then), made in zip(prepared, composed, strict=True):
-            then(parcel, self._settle(parcel, made))
+        for parcel, made in zip(prepared, composed, strict=True):
+            parcel.then(parcel, self._settle(parcel, made))
 
     async def _prepare(self, parcel: Parcel) -> _Work | Outcome:
         message = parcel.message

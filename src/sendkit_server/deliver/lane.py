@@ -1,7 +1,7 @@
 """One lane leads to one site (a set of MX hosts, or a smarthost), and nothing in it waits for another lane.
 
-Parcels wait here, a few more than there are connections are composed ahead, and each connection takes the next ready
-one. The first connection proves the site; then as many are opened as parcels are ready, up to the limit. When no
+Parcels wait here, a few more than there are connections are composed ahead of each priority, and each connection takes the
+next ready one. The first connection proves the site; then as many are opened as parcels are ready, up to the limit. When no
 connection can be had and none is left, the lane pauses: what waits is told so at once, without trying each in turn,
 and the site is asked again by a single connection when the pause is over.
 """
@@ -12,15 +12,18 @@ import asyncio
 from collections.abc import Callable
 
 from sendkit_server.deliver.connection import Carried, Connection
-from sendkit_server.deliver.desk import Desk, Parcel
+from sendkit_server.deliver.desk import Desk
 from sendkit_server.deliver.dial import Dials, NoConnection, Site
 from sendkit_server.deliver.line import Line
 from sendkit_server.deliver.office import LaneView, Office, Tried
 from sendkit_server.deliver.outcome import OUR_FAULT, classify, obstacles
 from sendkit_server.deliver.pace import Limits, Pace
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
+from sendkit_server.deliver.room import Amount, Load
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.model.instant import Instant
+from sendkit_server.model.mail import Priority
 from sendkit_server.model.outcome import Exchange, Outcome, Result
 from sendkit_server.net.guard import Guard
 from sendkit_server.wire.smtp_client import Capabilities, Mail, Step, Trouble
@@ -28,6 +31,7 @@ from sendkit_server.wire.smtp_client import Capabilities, Mail, Step, Trouble
 MAX_REQUEUES = 3  # a server that closes each connection before the first mail must not be asked for ever
 CROWDED_S = 60.0  # how long a lane keeps to the connections it had when one more was refused
 FORGOTTEN_S = 60.0  # a lane with nothing to do is dropped after this
+PRIORITIES = tuple(Priority)
 
 
 class Lane:
@@ -55,9 +59,10 @@ class Lane:
         self._office = office
         self._desk = desk
         self._dialer = dialer
-        self._waiting = Line()
-        self._composing = 0
-        self._ready = Line()
+        self.in_memory = Load()  # all that is here, what is on the wire included
+        self._waiting = Line(self.in_memory)
+        self._composing = [0 for _ in PRIORITIES]
+        self._ready = Line(self.in_memory)
         self._carrying = 0
         self._idle: list[asyncio.Future[Parcel | None]] = []
         self._connections: set[Connection] = set()
@@ -70,27 +75,26 @@ class Lane:
         self._pushed_back = ""
         self._resuming: asyncio.TimerHandle | None = None
         self._closing = False
-        self._turned_away_at = 0
+        self._turned_away_at: Amount | None = None
         self._loop = asyncio.get_running_loop()
         self._used_at = self._loop.time()
 
     # What the deliverer asks for.
 
     @property
-    def load(self) -> int:
+    def parcels(self) -> int:
         """Parcels in the lane's memory, those on the wire included."""
-        return len(self._waiting) + self._composing + len(self._ready) + self._carrying
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more should wait in the store."""
-        return self.load >= self._office.lane_limit()
+        return len(self._waiting) + sum(self._composing) + len(self._ready) + self._carrying
 
     def turns_away(self) -> bool:
-        """As is_full, but that the office is told when that is over."""
-        full = self.is_full
-        self._turned_away_at = self.load if full else 0
+        """Whether more should wait in the store, but for urgent mail. If so, the office is told when that is over."""
+        full = self._office.is_full(self.in_memory, urgent=False)
+        self._turned_away_at = self.in_memory.amount(urgent=False) if full else None
         return full
+
+    def turns_all_away(self) -> bool:
+        """Whether even urgent mail should wait in the store."""
+        return self._office.is_full(self.in_memory, urgent=True)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -104,7 +108,7 @@ class Lane:
     @property
     def is_forgettable(self) -> bool:
         """Whether nothing is lost when the lane is dropped."""
-        busy = self.load or self._connections or self._opening or self.is_paused()
+        busy = self.parcels or self._connections or self._opening or self.is_paused()
         return not busy and self._loop.time() - self._used_at > FORGOTTEN_S
 
     def put(self, parcel: Parcel) -> None:
@@ -121,7 +125,7 @@ class Lane:
         else:
             last = self._waiting.last(parcel.message.priority)
             if last is not None and self._joins(last, parcel):
-                last.join(parcel)
+                self._waiting.join(last, parcel)
             else:
                 self._waiting.append(parcel)
         self._pump()
@@ -132,7 +136,7 @@ class Lane:
         return LaneView(
             self.site.name,
             self.way.name,
-            self.load - self._carrying,
+            self.parcels - self._carrying,
             self._carrying,
             len(self._connections),
             self.last_answer,
@@ -219,11 +223,15 @@ class Lane:
         return same and count <= self._settings.recipients_per_transaction
 
     def _pump(self) -> None:
-        # Composing ahead hides its time behind the network's; far ahead it would only fill memory.
-        ahead = 8 + 2 * len(self._connections) if self._connections else 0
-        while self._waiting and self._composing + len(self._ready) < ahead:
-            self._composing += 1
-            self._desk.add(self._waiting.popleft(), self._composed)
+        # Composing ahead hides its time behind the network's; far ahead it would only fill memory. Each priority for itself:
+        # bulk mail that came composed must not keep what is urgent from being composed.
+        ahead = 8 + 2 * len(self._connections) if self._connections and self._waiting else 0
+        for priority in PRIORITIES if ahead else ():
+            while self._waiting.count(priority) and self._composing[priority] + self._ready.count(priority) < ahead:
+                parcel = self._waiting.popleft_of(priority)
+                self._composing[priority] += 1
+                self.in_memory.add(parcel.weight)
+                self._desk.add(parcel, self._composed)
         while self._ready and self._idle:
             idle = self._idle.pop()
             if not idle.done():
@@ -231,7 +239,8 @@ class Lane:
         self._open_more()
 
     def _composed(self, parcel: Parcel, refused: Outcome | None) -> None:
-        self._composing -= 1
+        self._composing[parcel.message.priority] -= 1
+        self.in_memory.remove(parcel.weight)
         if refused is not None:
             tried = Tried(None, None, None, self._office.now(), 0, (Exchange(0, "*", refused.text),))
             self._office.settle(parcel, self.way, tried, [refused] * len(parcel.addresses))
@@ -324,6 +333,8 @@ class Lane:
                 # Only now: what this connection takes itself needs no further one.
                 self._pump()
             self._carrying += 1
+            weight = parcel.weight  # it may lose recipients on the way
+            self.in_memory.add(weight)
             try:
                 if await self._in_turn(connection):
                     await self._carry(connection, parcel)
@@ -337,10 +348,11 @@ class Lane:
                 connection.abort("delivery stopped")
             finally:
                 self._carrying -= 1
+                self.in_memory.remove(weight)
             if self._waiting:
                 self._pump()
-            if self._turned_away_at and self.load <= self._turned_away_at // 2:
-                self._turned_away_at = 0
+            if self._turned_away_at is not None and self.in_memory.has_halved(self._turned_away_at):
+                self._turned_away_at = None
                 self._office.eased()
             await self._office.may_go_on()
         if connection.usable:
@@ -350,7 +362,7 @@ class Lane:
 
     async def _next(self, connection: Connection) -> Parcel | None:
         """The next ready parcel; None when there was none for a while, or the server has gone."""
-        if not self._waiting and not self._composing and self._office.is_crowded():
+        if not self._waiting and not any(self._composing) and self._office.is_crowded():
             return None
         idle: asyncio.Future[Parcel | None] = self._loop.create_future()
 

@@ -9,10 +9,11 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.office import Tried
 from sendkit_server.deliver.outcome import gave_up
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
+from sendkit_server.deliver.room import Room, weight_of
 from sendkit_server.deliver.route import Capture
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.events import completion, handed_back
@@ -23,7 +24,6 @@ from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.values import Completion, Job
 
 WRITE_RETRY_S = (0.1, 0.5, 2.0, 5.0)  # the last repeats
-LANE_SHARE = 8  # of what is free: after 22 sites that take all they may, a twentieth of the memory is left
 
 
 class Writer(Protocol):
@@ -36,13 +36,14 @@ class Writer(Protocol):
 class Ledger:
     """Counts jobs in when they come and out when their outcome is durable.
 
-    planned: told each time at which something is tried again, once that is written.  eased: told when the memory
-    that was too full for fetching no longer is.
+    planned: told each time at which something is tried again, once that is written.  eased: told when more may be
+    fetched than before.
     """
 
     def __init__(
         self,
         settings: DeliverySettings,
+        room: Room,
         writer: Writer,
         *,
         clock: Callable[[], Instant],
@@ -53,13 +54,12 @@ class Ledger:
         eased: Callable[[], None],
         on_attempt: Callable[[Job, Attempt], None] | None,
     ) -> None:
-        self.jobs = 0
-        self.size_bytes = 0
         self.delivered = 0
         self.has_left = False  # whether any mail was taken by another server
         self.deferred = 0
         self.failed = 0
         self._settings = settings
+        self._room = room
         self._writer = writer
         self._clock = clock
         self._random = random
@@ -73,36 +73,25 @@ class Ledger:
         self._empty = asyncio.Event()
 
     @property
-    def is_tight(self) -> bool:
-        """Whether the memory is too full for fetching more."""
-        return self.jobs >= self._settings.room_jobs * 0.9 or self.size_bytes >= self._settings.room_bytes * 0.9
-
-    def has_room(self, size_bytes: int, *, urgent: bool = False) -> bool:
-        """Whether one more job can come in through the doors; one that is bigger than the room can when it is alone.
-
-        The last quarter is kept for what is fetched (under a load that never ends retries must go on, too) and for what
-        is urgent.
-        """
-        share = 1.0 if urgent else 0.75
-        fits = self.size_bytes + size_bytes <= self._settings.room_bytes * share
-        return self.jobs < self._settings.room_jobs * share and (fits or not self.jobs)
+    def jobs(self) -> int:
+        """How many are in memory."""
+        return self._room.in_memory.jobs
 
     @property
-    def lane_limit(self) -> int:
-        """How many jobs one site may have in memory now: a fair part of what is free, so that slow sites, however
-        many, always leave something to those that come after them."""
-        free = int(self._settings.room_jobs * 0.75) - self.jobs
-        return max(1, min(self._settings.lane_jobs, free // LANE_SHARE))
+    def size_bytes(self) -> int:
+        """Of all of them."""
+        return self._room.in_memory.size_bytes
 
     def take_in(self, job: Job) -> None:
         """A job is in memory from now on."""
-        self.jobs += 1
-        self.size_bytes += job.size_bytes
+        self._room.in_memory.add(weight_of(job))
 
     def recount(self, before: Sequence[Job], after: Sequence[Job]) -> None:
         """Jobs in memory have been parted."""
-        self.jobs += len(after) - len(before)
-        self.size_bytes += sum(job.size_bytes for job in after) - sum(job.size_bytes for job in before)
+        for job in before:
+            self._room.in_memory.remove(weight_of(job))
+        for job in after:
+            self._room.in_memory.add(weight_of(job))
 
     def settle(
         self,
@@ -239,10 +228,9 @@ class Ledger:
                 self._planned(update.next_attempt_at)
 
     def _take_out(self, job: Job) -> None:
-        was_tight = self.is_tight
-        self.jobs -= 1
-        self.size_bytes -= job.size_bytes
-        if was_tight and not self.is_tight:
+        before = self._room.least
+        self._room.in_memory.remove(weight_of(job))
+        if before is not self._room.least:
             self._eased()
         if not self.jobs:
             self._empty.set()

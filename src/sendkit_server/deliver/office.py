@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.dial import NoConnection
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
+from sendkit_server.deliver.room import Load
 from sendkit_server.deliver.tls_counts import Session
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.outcome import Exchange, Outcome
@@ -63,8 +64,8 @@ class Office(Protocol):
     def nodes(self) -> int:
         """Among how many nodes limits are shared."""
 
-    def lane_limit(self) -> int:
-        """How many jobs a lane may hold now."""
+    def is_full(self, lane: Load, *, urgent: bool) -> bool:
+        """Whether a lane with this load has its fair part of the memory. urgent: even of urgent mail."""
 
     def eased(self) -> None:
         """A lane that turned mail away has room again."""

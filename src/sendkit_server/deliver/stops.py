@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Protocol
 
-from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.ledger import Ledger
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.events import suppressed_meanwhile
 from sendkit_server.model.address import Mailbox
 from sendkit_server.model.instant import SECOND_MS, Instant

@@ -8,6 +8,7 @@ from functools import partial
 import structlog
 
 from sendkit_server.compose.signing import Signers
+from sendkit_server.deliver.room import Bounds
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Content
 from sendkit_server.store.queries import tls as queries
@@ -29,9 +30,7 @@ class DeliveryView:
         self._clock = clock
         self._after_site = ""
 
-    async def claim(
-        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
-    ) -> list[Job]:
+    async def claim(self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], bounds: Bounds) -> list[Job]:
         """Due recipients, now this node's own. Looks round all sites, slice by slice, until it finds some."""
         began_at = self._after_site
         while True:
@@ -40,10 +39,13 @@ class DeliveryView:
                     self._store.owner,
                     self._clock(),
                     exclude_sites,
-                    per_site,
-                    limit,
+                    bounds.per_site,
+                    bounds.limit,
                     self._after_site,
                     urgent_only=urgent_only,
+                    least=bounds.least,
+                    site_bytes=bounds.site_bytes,
+                    room_bytes=bounds.room_bytes,
                 )
             )
             self._after_site = claimed.reached

@@ -8,10 +8,12 @@ from types import MappingProxyType
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.model.mail import Content, Message, Recipient, Tag
+from sendkit_server.model.mail import Content, Message, Priority, Recipient, Tag
 from sendkit_server.model.outcome import Attempt
 from sendkit_server.model.status import Status
 from sendkit_server.model.suppression import NewSuppression
+
+ANY_BYTES = 2**62  # more than all mails together
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -135,9 +137,11 @@ class NewMail(msgspec.Struct, frozen=True):
 class Claim(msgspec.Struct, frozen=True):
     """A request for due recipients.
 
-    exclude_sites: nothing of these; urgent_only: of these only urgent mail.  after_site: where the round over the sites goes
-    on.  per_site, limit: recipients.  body_bytes: how much content may be loaded along.  max_sites: how many sites are
-    looked at before the claim answers with what it has.
+    exclude_sites: nothing of these; urgent_only: of these only urgent mail; least: of no site anything of a lower
+    priority.  after_site: where the round over the sites goes on.  per_site, limit: recipients.  site_bytes, room_bytes: of one
+    site and in all no further job is taken once those taken are so large, each as Job.size_bytes says: the first one
+    always goes, the last one may go beyond.  body_bytes: how much content may be loaded along.  max_sites: how many
+    sites are looked at before the claim answers with what it has.
     """
 
     owner: int
@@ -149,6 +153,9 @@ class Claim(msgspec.Struct, frozen=True):
     body_bytes: int = 16 * 1024 * 1024
     max_sites: int = 1000
     urgent_only: frozenset[str] = frozenset()
+    least: Priority = Priority.BULK
+    site_bytes: int = ANY_BYTES
+    room_bytes: int = ANY_BYTES
 
 
 class Claimed(msgspec.Struct, frozen=True):

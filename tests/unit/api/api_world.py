@@ -33,16 +33,17 @@ BY = Actor("tests", NOW, os.urandom)
 
 
 class Noted:
-    """A hand-over that has room, or not, and keeps what it was offered."""
+    """A hand-over that has room, for so many jobs, or not, and keeps what it was offered."""
 
     def __init__(self) -> None:
         self.room = True
+        self.most = 1000
         self.jobs: list[Job] = []
         self.foreseen: list[Job] = []
         self.wakes = 0
 
     def has_room(self, site: str, size_bytes: int, priority: object = None) -> bool:
-        return self.room
+        return self.room and len(self.foreseen) < self.most
 
     def foresee(self, job: Job) -> None:
         self.foreseen.append(job)

@@ -8,8 +8,10 @@ from urllib.parse import urlencode
 
 import pytest
 from api_world import MAIL, Answer, Api
+from sqlalchemy import select
 
 from sendkit_server.model.mail import PartsContent, Warning_
+from sendkit_server.store import schema
 
 
 def parts(api: Api, index: int = 0) -> PartsContent:
@@ -218,6 +220,18 @@ async def test_broken_form_data_is_422(api: Api) -> None:
         "POST", "/emails", b"from=%ff%fe", headers={"Content-Type": "application/x-www-form-urlencoded"}
     )
     assert answer.status == 422
+
+
+async def test_of_one_call_delivery_gets_what_it_has_room_for_and_the_rest_is_stored_for_later_claims(api: Api) -> None:
+    api.handover.most = 3
+    to = [f"u{n}@there.test" for n in range(5)]
+    assert (await api.send(to=to)).status == 200
+    assert [job.message.to[0].address for job in api.handover.jobs] == to[:3]
+    assert api.handover.wakes == 1
+    owned = await api.store.read(
+        lambda connection: connection.execute(select(schema.recipient.c.owner.is_not(None))).scalars().all()
+    )
+    assert sorted(owned) == [False, False, True, True, True]
 
 
 async def test_without_room_in_delivery_the_mail_is_stored_for_a_later_claim(api: Api) -> None:

@@ -15,7 +15,8 @@ import msgspec
 from sinks import DnsServer
 from structlog.typing import FilteringBoundLogger
 
-from sendkit_server.deliver import Deliverer, DeliverySettings, Timeouts
+from sendkit_server.deliver import Deliverer, DeliverySettings, LaneView, Timeouts
+from sendkit_server.deliver.room import Bounds, Load
 from sendkit_server.deliver.tls_policy import TlsPolicies
 from sendkit_server.deliver.warm_up import Sent
 from sendkit_server.model.address import Mailbox, parse_address
@@ -41,6 +42,7 @@ class MemoryStore:
         self.warm_up: Counter[Sent] = Counter()
         self.fails = 0  # how many writes raise before one succeeds
         self.claims: list[frozenset[str]] = []
+        self.bounds: list[Bounds] = []
         self._clock = clock
         self._unowned: dict[tuple[str, int], int] = {}
         self._changed = asyncio.Event()
@@ -53,16 +55,25 @@ class MemoryStore:
                 self._unowned[key] = unowned_from
         return job
 
-    async def claim(
-        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
-    ) -> list[Job]:
+    async def claim(self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], bounds: Bounds) -> list[Job]:
         self.claims.append(exclude_sites)
+        self.bounds.append(bounds)
         found: dict[str, list[Recipient]] = {}
-        for key, due in list(self._unowned.items()):
+        at_site: Counter[str] = Counter()
+        in_all, jobs_at_site = 0, Counter[str]()
+        for key, due in sorted(self._unowned.items(), key=lambda one: self.recipients[one[0]][0].message.priority):
             job, recipient, update = self.recipients[key]
-            only_urgent = job.site in urgent_only and job.message.priority is not Priority.URGENT
-            if due > self._clock() or job.site in exclude_sites or only_urgent or len(found) >= limit:
+            least = Priority.URGENT if job.site in urgent_only else bounds.least
+            if due > self._clock() or job.site in exclude_sites or job.message.priority > least:
                 continue
+            if job.message.id not in found:
+                if len(found) >= bounds.limit or in_all >= bounds.room_bytes:
+                    break
+                if jobs_at_site[job.site] >= bounds.per_site or at_site[job.site] >= bounds.site_bytes:
+                    continue
+                jobs_at_site[job.site] += 1
+                at_site[job.site] += job.size_bytes
+                in_all += job.size_bytes
             if update is not None:
                 recipient = msgspec.structs.replace(recipient, status=update.status, attempts=update.attempts)
                 self.recipients[key] = (job, recipient, update)
@@ -110,6 +121,10 @@ class MemoryStore:
         await self.until(
             lambda: all(u is not None and u.status not in UNSETTLED for _, _, u in self.recipients.values())
         )
+
+    def waits(self, job: Job, n: int = 0) -> bool:
+        """Whether nobody owns it."""
+        return (job.message.id, n) in self._unowned
 
     def update(self, job: Job, n: int = 0) -> RecipientUpdate:
         found = self.recipients[(job.message.id, n)][2]
@@ -198,8 +213,10 @@ class World:
             tls=policies(self) if policies else None,
         )
 
-    def job(self, *addresses: str, content: Content = TEXT, capture: bool = False, **wishes: Any) -> Job:
-        """A job for recipients at one domain, known to the store. wishes: as Message has them."""
+    def job(
+        self, *addresses: str, content: Content = TEXT, capture: bool = False, size_bytes: int = 1000, **wishes: Any
+    ) -> Job:
+        """A job for recipients at one domain, known to the store. size_bytes: what it counts as.  wishes: as Message has them."""
         number = next(_numbers)
         recipients = tuple(Recipient(n, parse_address(address), Role.TO) for n, address in enumerate(addresses))
         message = Message(
@@ -217,13 +234,34 @@ class World:
             capture=capture,
             **wishes,
         )
-        return self.store.add(Job(message, recipients, recipients[0].mailbox.domain, 1000, 1, content))
+        return self.store.add(Job(message, recipients, recipients[0].mailbox.domain, size_bytes, 1, content))
 
-    def send(self, *addresses: str, content: Content = TEXT, capture: bool = False) -> Job:
+    def send(self, *addresses: str, **more: Any) -> Job:
         """Make a job and offer it."""
-        job = self.job(*addresses, content=content, capture=capture)
+        job = self.job(*addresses, **more)
         self.deliverer.offer(job)
         return job
+
+    def wait_in_store(self, *addresses: str, **more: Any) -> Job:
+        """Make a job that is due and nobody's."""
+        return self.store.add(self.job(*addresses, **more), unowned_from=self.now)
+
+    async def until_lanes(self, so: Callable[[LaneView], bool]) -> None:
+        """Wait until there are lanes, and each is so."""
+        async with asyncio.timeout(5):
+            while not (found := self.deliverer.lanes()) or not all(so(lane) for lane in found):
+                await asyncio.sleep(0.01)
+
+    def loads(self) -> list[Load]:
+        """All that the deliverer counts."""
+        room = self.deliverer._room
+        return [room.in_memory, room.promised, *(lane.in_memory for lane in self.deliverer._lanes)]
+
+    async def until_nothing_is_left(self, *more: Load) -> None:
+        """Wait until nothing is in memory; then every count says so. more: loads of lanes that may be gone."""
+        await self.deliverer._ledger.until_empty()
+        for load in (*self.loads(), *more):
+            assert (load.jobs, load.size_bytes, load.urgent_jobs, load.urgent_bytes) == (0, 0, 0, 0)
 
     def move_on(self, seconds: float) -> None:
         """Let time pass, and have the deliverer look what is due."""

@@ -23,6 +23,7 @@ from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver import Deliverer, DeliverySettings
 from sendkit_server.deliver.ownership import Alone, Share
+from sendkit_server.deliver.room import Bounds
 from sendkit_server.model.mail import Content, PartsContent
 from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.model.status import Status
@@ -57,10 +58,8 @@ class OwnersStore(MemoryStore):
         self.gate: asyncio.Event | None = None
         self.asked = 0
 
-    async def claim(
-        self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], per_site: int, limit: int
-    ) -> list[Job]:
-        jobs = await super().claim(exclude_sites=exclude_sites, urgent_only=urgent_only, per_site=per_site, limit=limit)
+    async def claim(self, *, exclude_sites: frozenset[str], urgent_only: frozenset[str], bounds: Bounds) -> list[Job]:
+        jobs = await super().claim(exclude_sites=exclude_sites, urgent_only=urgent_only, bounds=bounds)
         return [msgspec.structs.replace(job, owner=self.held.owner) for job in jobs]
 
     async def content(self, team_id: int, content_id: str) -> Content:

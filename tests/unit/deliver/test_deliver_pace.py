@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendkit_server.deliver.desk import Parcel
 from sendkit_server.deliver.line import TURN, Line
 from sendkit_server.deliver.pace import AGAIN_AND_AGAIN, FIRST_CONNECTIONS, Limits, Pace
+from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.receivers import Receivers
 from sendkit_server.deliver.route import Direct
@@ -49,9 +49,10 @@ def test_a_line_gives_back_what_was_put_in(priorities: list[Priority]):
     line = Line()
     for n, priority in enumerate(priorities):
         line.append(parcel(priority, n))
-    assert len(line) == len(list(line)) == len(priorities)
+    assert len(line) == len(list(line)) == line.load.jobs == len(priorities)
     out = [line.popleft().message.id for _ in priorities]
     assert sorted(out) == sorted(f"msg_{n}" for n in range(len(priorities)))
+    assert line.load.amount(urgent=False) == line.load.amount(urgent=True) == (0, 0)
 
 
 def test_a_site_gets_a_connection_more_for_each_mail_it_takes():

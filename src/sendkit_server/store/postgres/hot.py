@@ -204,28 +204,49 @@ SELECT site, ARRAY(
 )
 FROM round WHERE site IS NOT NULL LIMIT %(max_sites)s
 """
-# Of each site and priority the rows that no other node is taking, in the order of `wanted`.
+# Of each site and priority the rows that no other node is taking, in the order of `wanted`. A job's bytes count once, with
+# its first recipient, and its recipients stay together: what counts is how large the jobs before it are. What goes beyond a
+# bound keeps nothing of this but a lock until the commit. The last column: where the round goes on when it is not complete.
 _CLAIM: LiteralString = """
 WITH due AS (
-    SELECT waiting.* FROM unnest(%(sites)s::text[], %(most_urgent)s::int[]) WITH ORDINALITY AS wanted(site, urgent, place)
+    SELECT wanted.place, waiting.* FROM unnest(%(sites)s::text[], %(most_urgent)s::int[])
+        WITH ORDINALITY AS wanted(site, urgent, place)
     CROSS JOIN LATERAL (
         SELECT ready.* FROM unnest(%(priorities)s::int[]) AS p(priority) CROSS JOIN LATERAL (
-            SELECT team_id, message_id, n FROM recipient
+            SELECT team_id, message_id, n, priority, next_attempt_at FROM recipient
             WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND recipient.site = wanted.site
                 AND recipient.priority = p.priority AND next_attempt_at <= %(now)s AND p.priority <= wanted.urgent
             ORDER BY next_attempt_at LIMIT %(per_site)s FOR UPDATE SKIP LOCKED
         ) AS ready LIMIT %(per_site)s
     ) AS waiting LIMIT %(limit)s
+), sized AS (
+    SELECT due.place, due.n, due.next_attempt_at, m.team_id, m.id, m.content_id, m.door, m.key_id, m.from_mailbox,
+        m.to_mailboxes, m.cc_mailboxes, m.subject, m.message_id, m.created_at, m.domain_id, m.capture, m.protocol,
+        m.priority, m.expires_at, m.require_tls, m.stream, m.size_bytes, m.recipient_count,
+        CASE WHEN lag(m.id) OVER (
+            PARTITION BY due.place ORDER BY m.priority, due.next_attempt_at, m.team_id, m.id, due.n
+        ) = m.id THEN 0 ELSE m.size_bytes END AS counted
+    FROM due JOIN message AS m ON m.team_id = due.team_id AND m.id = due.message_id
+), of_sites AS (
+    SELECT *, sum(counted) OVER (
+        PARTITION BY place ORDER BY priority, next_attempt_at, team_id, id GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ) AS before FROM sized
+), m AS (
+    SELECT *, sum(counted) OVER (
+        ORDER BY place, priority, next_attempt_at, team_id, id GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ) AS before_in_all FROM of_sites WHERE coalesce(before, 0) < %(site_bytes)s
 )
 UPDATE recipient AS r SET owner = %(owner)s, fence = r.fence + 1
-FROM due JOIN message AS m ON m.team_id = due.team_id AND m.id = due.message_id
-WHERE r.team_id = due.team_id AND r.message_id = due.message_id AND r.n = due.n
+FROM m WHERE coalesce(m.before_in_all, 0) < %(room_bytes)s
+    AND r.team_id = m.team_id AND r.message_id = m.id AND r.n = m.n
 RETURNING r.team_id, r.message_id, r.n, r.local, r.site, r.name, r.role, r.status, r.attempts, r.fence,
     m.id, m.content_id, m.door, m.key_id, m.from_mailbox, m.to_mailboxes, m.cc_mailboxes, m.subject, m.message_id,
     m.created_at, m.domain_id, m.capture, m.protocol, m.priority, m.expires_at, m.require_tls, m.stream,
-    m.size_bytes, m.recipient_count
+    m.size_bytes, m.recipient_count,
+    (SELECT CASE WHEN count(*) >= %(limit)s THEN max(place) END FROM due)
 """
-_MESSAGE_AT, _WISHES_AT = 10, 23  # where the message's columns begin, and those that say how it wants to travel
+# Where the message's columns begin, those that say how it wants to travel, and those beside it.
+_MESSAGE_AT, _WISHES_AT, _SIZE_AT = 10, 23, 27
 _PRIORITIES = [priority.value for priority in Priority]
 _BODY: LiteralString = """
 SELECT content.team_id, content.id, content.body
@@ -241,25 +262,24 @@ def claim_many(connection: Raw, claims: list[Claim]) -> Results:
 
 
 def _claim(connection: Raw, claim: Claim) -> Claimed:
-    asked = {"after": claim.after_site, "now": claim.now, "max_sites": claim.max_sites, "priorities": _PRIORITIES}
+    priorities = [priority.value for priority in Priority if priority <= claim.least]
+    asked = {"after": claim.after_site, "now": claim.now, "max_sites": claim.max_sites, "priorities": priorities}
     sites = connection.execute(_SITES, asked).fetchall()
     # A full round ends where the sites do; the next one begins anew.
     reached = sites[-1][0] if len(sites) == claim.max_sites else ""
     wanted = [
-        (site, Priority.URGENT.value if site in claim.urgent_only else Priority.BULK.value)
+        (site, Priority.URGENT.value if site in claim.urgent_only else claim.least.value)
         for site, due in sites
         if due and site not in claim.exclude_sites and (site not in claim.urgent_only or due[0] == Priority.URGENT)
     ]
     found = _take(connection, claim, wanted) if wanted else []
     taken = [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
     taken.sort(key=lambda one: one.site)
-    if len(taken) >= claim.limit:
-        reached = taken[-1].site
     messages: dict[rows.Key, rows.StoredMessage] = {}
     for row in found:
         if (row[0], row[1]) not in messages:
             message = rows.message_of(row[0], row[_MESSAGE_AT:], row[_WISHES_AT:])
-            messages[row[0], row[1]] = rows.StoredMessage(message, row[-2], row[-1])
+            messages[row[0], row[1]] = rows.StoredMessage(message, row[_SIZE_AT], row[_SIZE_AT + 1])
     in_order = [messages[key] for key in dict.fromkeys((one.team_id, one.message_id) for one in taken)]
     contents: dict[rows.Key, Content] = {}
     bodies = rows.bodies_that_fit(in_order, claim.body_bytes)
@@ -268,7 +288,13 @@ def _claim(connection: Raw, claim: Claim) -> Claimed:
             # A damaged body must not keep the other mails from being claimed; whoever asks for it alone is told.
             with suppress(ValueError):
                 contents[team_id, content_id] = rows.content_of(body)
-    return Claimed(rows.jobs_of(claim.owner, taken, messages, contents), reached)
+    jobs = rows.jobs_of(claim.owner, taken, messages, contents)
+    if found and found[0][-1] is not None:
+        # Perhaps a site was seen that had more than fits, and no place was left for those behind it.
+        reached = wanted[found[0][-1] - 1][0]
+    if found and sum(job.size_bytes for job in jobs) >= claim.room_bytes:
+        reached = taken[-1].site
+    return Claimed(jobs, reached)
 
 
 def _take(connection: Raw, claim: Claim, wanted: Sequence[tuple[str, int]]) -> list[tuple[Any, ...]]:
@@ -280,6 +306,8 @@ def _take(connection: Raw, claim: Claim, wanted: Sequence[tuple[str, int]]) -> l
         "now": claim.now,
         "per_site": claim.per_site,
         "limit": claim.limit,
+        "site_bytes": claim.site_bytes,
+        "room_bytes": claim.room_bytes,
         "owner": claim.owner,
     }
     return connection.execute(_CLAIM, asked).fetchall()

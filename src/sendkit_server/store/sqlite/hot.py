@@ -110,13 +110,26 @@ _ROUND = (
 )
 _SITES = _ROUND.format(due="".join(_ANY_DUE.format(priority=priority.value) for priority in Priority))
 # Joined and not by IN: for that SQLite goes by an index that begins with the team, through all of its recipients.
+# A job's bytes count once, with its first recipient, and its recipients stay together: what counts is how large the jobs
+# before it are. In RETURNING columns have no type, and without one SQLite would look through all of a team's messages.
 _TAKE = (
     "UPDATE recipient SET owner = ?, fence = fence + 1 FROM ("
-    " SELECT team_id, message_id, n FROM recipient INDEXED BY ix_recipient_due"
-    " WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site = ? AND priority = ? AND next_attempt_at <= ?"
-    " ORDER BY next_attempt_at LIMIT ?) AS due"
-    " WHERE recipient.team_id = due.team_id AND recipient.message_id = due.message_id AND recipient.n = due.n"
-    " RETURNING team_id, message_id, n, local, site, name, role, status, attempts, fence"
+    " SELECT team_id, message_id, n, total(counted) OVER ("
+    "  ORDER BY next_attempt_at, team_id, message_id GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before"
+    " FROM ("
+    "  SELECT due.*, CASE WHEN lag(due.message_id) OVER ("
+    "   ORDER BY due.next_attempt_at, due.team_id, due.message_id, due.n) = due.message_id"
+    "   THEN 0 ELSE message.size_bytes END AS counted"
+    "  FROM ("
+    "   SELECT team_id, message_id, n, next_attempt_at FROM recipient INDEXED BY ix_recipient_due"
+    "   WHERE owner IS NULL AND next_attempt_at IS NOT NULL AND site = ? AND priority = ? AND next_attempt_at <= ?"
+    "   ORDER BY next_attempt_at LIMIT ?) AS due"
+    "  CROSS JOIN message ON message.team_id = due.team_id AND message.id = due.message_id)) AS due"
+    " WHERE due.before < ? AND recipient.team_id = due.team_id AND recipient.message_id = due.message_id"
+    " AND recipient.n = due.n"
+    " RETURNING team_id, message_id, n, local, site, name, role, status, attempts, fence,"
+    " (SELECT size_bytes FROM message WHERE message.team_id = recipient.team_id"
+    "  AND message.id = CAST(recipient.message_id AS TEXT))"
 )
 _LOAD = (
     "SELECT id, content_id, door, key_id, from_mailbox, to_mailboxes, cc_mailboxes, subject, message_id, created_at,"
@@ -140,21 +153,38 @@ def _claim(connection: sqlite3.Connection, claim: Claim) -> Claimed:
     # A full round ends where the sites do; the next one begins anew.
     reached = sites[-1][0] if len(sites) == claim.max_sites else ""
     taken: list[rows.Taken] = []
+    room_bytes = claim.room_bytes
     for site, *due in sites:
         if site in claim.exclude_sites:
             continue
-        if len(taken) >= claim.limit:
-            reached = taken[-1].site
+        least = Priority.URGENT if site in claim.urgent_only else claim.least
+        priorities = [
+            priority for priority, any_due in zip(Priority, due, strict=True) if any_due and priority <= least
+        ]
+        found, size_bytes = _take(connection, claim, site, priorities, claim.limit - len(taken), room_bytes)
+        taken += found
+        room_bytes -= size_bytes
+        if len(taken) >= claim.limit or room_bytes <= 0:
+            reached = site
             break
-        room = min(claim.per_site, claim.limit - len(taken))
-        priorities = [priority for priority, any_due in zip(Priority, due, strict=True) if any_due]
-        for priority in priorities:
-            if room <= 0 or (site in claim.urgent_only and priority is not Priority.URGENT):
-                break
-            found = connection.execute(_TAKE, (claim.owner, site, priority.value, claim.now, room)).fetchall()
-            taken += [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
-            room -= len(found)
     return Claimed(_jobs(connection, claim, taken), reached)
+
+
+def _take(
+    connection: sqlite3.Connection, claim: Claim, site: str, priorities: Sequence[Priority], room: int, room_bytes: int
+) -> tuple[list[rows.Taken], int]:
+    """Of one site, in this order; and how many bytes that is. room, room_bytes: what the claim may still take."""
+    room, site_bytes = min(claim.per_site, room), min(claim.site_bytes, room_bytes)
+    taken: list[rows.Taken] = []
+    left = site_bytes
+    for priority in priorities:
+        if len(taken) >= room or left <= 0:
+            break
+        asked = (claim.owner, site, priority.value, claim.now, room - len(taken), left)
+        found = connection.execute(_TAKE, asked).fetchall()
+        taken += [rows.Taken(row[0], row[1], row[4], row[9], rows.recipient_of(row[2:])) for row in found]
+        left -= sum({row[:2]: row[-1] for row in found}.values())
+    return taken, site_bytes - left
 
 
 def _jobs(connection: sqlite3.Connection, claim: Claim, taken: Sequence[rows.Taken]) -> list[Job]:
