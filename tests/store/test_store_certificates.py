@@ -14,7 +14,7 @@ import pytest
 import trustme
 from cryptography import x509
 from sinks import AcmeRefusal, AcmeSink, server_context
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from sendkit_server.api.acme import ChallengeDoor
 from sendkit_server.api.server import HttpServer
@@ -25,6 +25,7 @@ from sendkit_server.manage.acme import Certifier
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.certificates import local_certificate
+from sendkit_server.manage.domain_wishes import DomainWish
 from sendkit_server.manage.domains import DnsNames, add_domain
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.certificate import HTTP_01, TLS_ALPN_01, Challenge
@@ -187,9 +188,8 @@ async def test_tracking_hosts_of_domains_that_may_send_get_certificates_of_their
 ) -> None:
     names = DnsNames(HOST, (), ("rsa-sha256",))
     for name, trust in (("sender.test", True), ("stranger.test", False)):
-        added = await add_domain(store, 1, name, names, trust=trust, tls=None, by=Actor("tests", 1, os.urandom))
-        host = update(schema.domain).where(schema.domain.c.id == added.row.id).values(tracking_host=f"links.{name}")
-        await store.write(lambda connection, host=host: connection.execute(host))
+        wish = DomainWish(tracking="links")
+        await add_domain(store, 1, name, names, trust=trust, wish=wish, by=Actor("tests", 1, os.urandom))
     wanted = wanting(acme, public_host="app.sender.test", web=True)
     node = await make_node(store, wanted)
     acme.look_at(http=node.port)
