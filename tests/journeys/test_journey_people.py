@@ -84,6 +84,46 @@ async def test_a_paused_team_sends_nothing_by_either_door_and_the_others_do(serv
     assert changed == ["teams.resume", "teams.pause", "keys.create", "domains.add", "teams.create"]
 
 
+async def test_a_program_invites_somebody_changes_the_role_and_removes_them_again(server: Server) -> None:
+    await server.act("users.create", email="ann@sender.test", role="owner", password=PASSWORD)
+    writing = await server.live_key(permission="team:read,team:write")
+    reading = await server.live_key(permission="team:read")
+    refused = await server.call("POST", "/team/invitations", reading, {"email": "bob@there.test", "role": "member"})
+    assert (refused.status, refused.json["name"]) == (401, "restricted_api_key")
+    assert refused.json["message"] == "This API key needs the permission team:write."
+    invited = await server.call("POST", "/team/invitations", writing, {"email": "bob@there.test", "role": "member"})
+    assert invited.status == 201
+    bob = Browser()
+    assert "Make an account and join" in await bob.get(invited.json["link"])
+    assert "You are member here" in await bob.post(invited.json["link"], name="Bob", password=PASSWORD)
+    assert (await server.call("GET", "/team/invitations", reading)).json["data"] == []
+    members = (await server.call("GET", "/team/members", reading)).json["data"]
+    assert [(row["email"], row["role"]) for row in members] == [
+        ("ann@sender.test", "owner"),
+        ("bob@there.test", "member"),
+    ]
+    changed = await server.call("PATCH", "/team/members/bob@there.test", writing, {"role": "admin"})
+    assert (changed.status, changed.json["role"]) == (200, "admin")
+    assert "You are admin here" in await bob.get(f"{server.url}/ui")
+    removed = await server.call("DELETE", f"/team/members/{members[1]['id']}", writing)
+    assert removed.json == {"object": "member", "id": members[1]["id"], "deleted": True}
+    assert "Sign in" in await bob.get(f"{server.url}/ui")
+    kept = await server.call("DELETE", "/team/members/ann@sender.test", writing)
+    assert kept.json["message"] == "An API key cannot remove one who is owner."
+    assert (await server.call("GET", "/team", reading)).json["members"]["owner"] == 1
+    audit = (await server.call("GET", "/audit", reading)).json["data"]
+    by_key = [row["action"] for row in audit if row["actor"].startswith("key_")]
+    assert sorted(by_key) == ["members.invite", "members.remove", "members.role", "users.remove"]
+    status, out, _ = await server.command("teams", "rename", "default", "Acme")
+    assert (status, out) == (0, "Team default is Acme now.\n")
+    assert (await server.call("GET", "/team", reading)).json["name"] == "Acme"
+    await server.kill()
+    await server.start()
+    status, out, _ = await server.command("teams", "list")
+    assert status == 0 and out.startswith("Acme  1 person") and "default" not in out
+    assert len((await server.act("keys.list"))["data"]) == 2, "commands that name no team still act for it"
+
+
 @pytest.mark.engine("sqlite")
 async def test_who_guessed_still_waits_after_a_kill(make_server: Callable[..., Server]) -> None:
     server = await make_server(SENDKIT_HTTP_BIND="127.0.0.1:0").start()

@@ -44,6 +44,8 @@ QUERY = {
     ),
     "/domains": ("page", "per_page"),
     "/suppressions": ("page", "per_page", "reason", "origin", "search"),
+    "/team/members": ("page", "per_page"),
+    "/team/invitations": ("page", "per_page"),
 }  # fmt: skip
 
 

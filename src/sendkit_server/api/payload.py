@@ -19,11 +19,13 @@ import msgspec
 from python_multipart import exceptions as form_errors
 from python_multipart import parse_form
 
+from sendkit_server.model.address import AddressError, parse_mailbox
 from sendkit_server.model.instant import Instant, from_text
 from sendkit_server.model.mail import ApiKey, Attachment, Submission, Tag
-from sendkit_server.model.refusal import Refusal, Refused, invalid, not_built_yet, required, wrong_type
+from sendkit_server.model.refusal import Refusal, Refused, invalid, not_built_yet, required, too_long, wrong_type
 
 MAX_FORM_PARTS = 1_000
+MAX_EMAIL_CHARACTERS = 255
 NOT_BUILT = (
     "scheduled_at", "template", "variables", "auto_text", "track_opens", "track_clicks", "unsubscribe",
 )  # fmt: skip
@@ -156,6 +158,20 @@ def moment(given: Members, name: str) -> Instant | None:
         raise Refused(
             invalid(f"The {name} field must be a time such as 2026-12-01T09:00:00Z (UTC without a zone).", name)
         ) from None
+
+
+def address(field: str, value: object) -> str:
+    """The address that a member holds: exactly one, without a name. Refused."""
+    if value is None or value == "":
+        raise Refused(required(field))
+    if not isinstance(value, str):
+        raise Refused(wrong_type(field, "a string"))
+    if len(value) > MAX_EMAIL_CHARACTERS:
+        raise Refused(too_long(field, MAX_EMAIL_CHARACTERS))
+    try:
+        return parse_mailbox(value).address
+    except AddressError:
+        raise Refused(invalid(f"The {field} field must be a valid email address.", field)) from None
 
 
 def strings(given: Members, name: str) -> tuple[str, ...]:

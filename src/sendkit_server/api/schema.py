@@ -562,6 +562,97 @@ class RemovedList(Shape):
     data: list[RemovedShape]
 
 
+class RoleCounts(Shape):
+    """How many people have each role."""
+
+    owner: int
+    admin: int
+    member: int
+    viewer: int
+
+
+class TeamShape(Shape):
+    """A team. paused: nothing more of it is accepted; paused_reason: why."""
+
+    object: str
+    id: str
+    name: str
+    paused: bool
+    paused_at: str | None
+    paused_reason: str | None
+    members: RoleCounts
+    created_at: str | None
+
+
+class RenameTeam(msgspec.Struct):
+    """Another name."""
+
+    name: str
+
+
+class MemberShape(Shape):
+    """A person in the team."""
+
+    object: str
+    id: str
+    email: str
+    name: str
+    team: str
+    role: Literal["owner", "admin", "member", "viewer"]
+    joined_at: str
+    last_seen_at: str | None
+
+
+class MemberList(Shape):
+    """In the order in which they came."""
+
+    object: str
+    has_more: bool
+    data: list[MemberShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class SetRole(msgspec.Struct):
+    """Another role. Owners are made and changed by owners, on the page."""
+
+    role: Literal["admin", "member", "viewer"]
+
+
+class InvitationShape(Shape):
+    """An invitation that nobody has taken yet."""
+
+    object: str
+    id: str
+    email: str
+    role: Literal["owner", "admin", "member", "viewer"]
+    created_at: str
+    expires_at: str
+
+
+class NewInvitationShape(InvitationShape):
+    """A new invitation. link: who opens it joins; it works once, and no other reply has it."""
+
+    link: str
+
+
+class InvitationList(Shape):
+    """Newest first."""
+
+    object: str
+    has_more: bool
+    data: list[InvitationShape]
+    links: LinksShape
+    meta: MetaShape
+
+
+class Invite(msgspec.Struct):
+    """Whom, and as what."""
+
+    email: str
+    role: Literal["admin", "member", "viewer"]
+
+
 class AuditShape(Shape):
     """A change: who (a key's or a person's id, cli, server), what, to what, and what it became."""
 

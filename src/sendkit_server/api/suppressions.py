@@ -9,13 +9,11 @@ from sendkit_server.api.http import Request, Response, json_response, listed, pa
 from sendkit_server.api.service import Service
 from sendkit_server.manage import suppressions
 from sendkit_server.manage.suppressions import Added
-from sendkit_server.model.address import AddressError, parse_mailbox
-from sendkit_server.model.refusal import Refusal, Refused, invalid, required, too_long, wrong_type
+from sendkit_server.model.refusal import Refusal, Refused, invalid, required, wrong_type
 from sendkit_server.model.suppression import SuppressionReason
 from sendkit_server.store.queries.emails import MAX_COUNT
 from sendkit_server.store.queries.suppressions import SuppressionFilter
 
-MAX_EMAIL_CHARACTERS = 255
 MAX_BATCH = 100
 _NOT_FOUND = Refusal("not_found", "Suppression not found.", 404)
 
@@ -39,7 +37,7 @@ async def read(service: Service, request: Request) -> Response | Refusal:
 async def add(service: Service, request: Request) -> Response | Refusal:
     """POST /suppressions: 201, or 200 when the address is suppressed already"""
     email = payload.members(request.headers, request.body).get("email")
-    added = (await _add(service, request, [_address("email", email)]))[0]
+    added = (await _add(service, request, [payload.address("email", email)]))[0]
     return json_response(shapes.suppression(added.row), 201 if added.is_new else 200)
 
 
@@ -54,7 +52,7 @@ async def remove(service: Service, request: Request) -> Response | Refusal:
 async def add_batch(service: Service, request: Request) -> Response | Refusal:
     """POST /suppressions/batch/add"""
     given = _strings(payload.members(request.headers, request.body), "emails")
-    added = await _add(service, request, [_address(f"emails[{n}]", email) for n, email in enumerate(given)])
+    added = await _add(service, request, [payload.address(f"emails[{n}]", email) for n, email in enumerate(given)])
     return json_response({"data": [{"object": "suppression", "id": one.row.id} for one in added]}, 201)
 
 
@@ -68,19 +66,6 @@ async def remove_batch(service: Service, request: Request) -> Response | Refusal
 
 async def _add(service: Service, request: Request, addresses: list[str]) -> list[Added]:
     return await suppressions.add(service.store, request.team_id, addresses, service.actor(request))
-
-
-def _address(field: str, value: object) -> str:
-    if value is None or value == "":
-        raise Refused(required(field))
-    if not isinstance(value, str):
-        raise Refused(wrong_type(field, "a string"))
-    if len(value) > MAX_EMAIL_CHARACTERS:
-        raise Refused(too_long(field, MAX_EMAIL_CHARACTERS))
-    try:
-        return parse_mailbox(value).address
-    except AddressError:
-        raise Refused(invalid(f"The {field} field must be a valid email address.", field)) from None
 
 
 def _strings(members: payload.Members, name: str) -> list[str]:

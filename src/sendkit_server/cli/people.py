@@ -27,6 +27,15 @@ def create_team(name: str, as_json: bool) -> None:
     told(made, as_json, f"Team {made['name']} is made.")
 
 
+@teams.command("rename")
+@click.argument("team")
+@click.argument("name")
+@AS_JSON
+def rename_team(team: str, name: str, as_json: bool) -> None:
+    """Call TEAM by another NAME. `default` goes on to mean the first team."""
+    told(acted("teams.rename", {"team": team, "name": name}), as_json, f"Team {team} is {name} now.")
+
+
 @teams.command("list")
 @AS_JSON
 def list_teams(as_json: bool) -> None:

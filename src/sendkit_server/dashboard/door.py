@@ -149,7 +149,7 @@ class Pages:
             return Guest(who.team_id, actor, visit.token, may_change=who.role in CHANGES, is_ours=visit.is_ours)
         if not self._may_see_inbox(scope, headers):
             return None
-        first = await self._store.read(lambda connection: key_queries.team_id(connection, "default"))
+        first = await self._store.read(lambda connection: key_queries.team_id(connection, key_queries.FIRST_TEAM))
         assert first is not None
         actor = Actor("dev", self._clock(), os.urandom)
         return Guest(first, actor, visit.token, may_change=True, is_ours=visit.same_site)

@@ -14,7 +14,7 @@ from sendkit_server.manage.keys import ManageError
 from sendkit_server.manage.passwords import MIN_CHARACTERS, Passwords
 from sendkit_server.manage.sessions import Visitor
 from sendkit_server.model.instant import Instant, api_time
-from sendkit_server.model.roles import MANAGES, Role, may_manage
+from sendkit_server.model.roles import MANAGES, Role, manager_of
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 
@@ -50,17 +50,17 @@ class TeamPages:
             return await self._team(visit, who, 422, str(error))
 
     async def _changed(self, visit: Visit, who: Visitor, parts: list[str]) -> Page | None:
-        by = Actor(who.account_id, self._clock(), os.urandom)
+        by, manager = Actor(who.account_id, self._clock(), os.urandom), manager_of(who.role)
         match parts:
             case ["invite"]:
                 return await self._invite(visit, who, by)
             case ["members", account_id, "role"]:
                 role = people.role_of(visit.form.get("role", ""))
-                found = await people.set_role(self._store, who.team_id, account_id, role, by, who.role)
+                found = await people.set_role(self._store, who.team_id, account_id, role, by, manager)
                 return redirect("/ui") if found else self._nobody()
             case ["members", account_id, "remove"]:
-                found = await people.remove(self._store, who.team_id, account_id, by, who.role)
-                return redirect("/ui") if found else self._nobody()
+                removed = await people.remove(self._store, who.team_id, account_id, by, manager)
+                return self._nobody() if removed is None else redirect("/ui")
             case ["team"]:
                 return await self._other_team(visit, who)
             case ["password"]:
@@ -70,7 +70,7 @@ class TeamPages:
     async def _invite(self, visit: Visit, who: Visitor, by: Actor) -> Page:
         role = people.role_of(visit.form.get("role", ""))
         email = visit.form.get("email", "")
-        link = await people.invite(self._store, who.team_id, email, role, by, who.role)
+        link = await people.invite(self._store, who.team_id, email, role, by, manager_of(who.role))
         return self._templates.page(
             "invited.html",
             who=who,
@@ -98,7 +98,7 @@ class TeamPages:
         return with_headers(redirect("/ui"), session_cookie(secret, secure=visit.secure))
 
     async def _team(self, visit: Visit, who: Visitor, status: int = 200, error: str | None = None) -> Page:
-        rows = await people.members(self._store, who.team_id)
+        rows, _ = await people.members(self._store, who.team_id)
         return self._templates.page(
             "team.html",
             status,
@@ -118,11 +118,12 @@ class TeamPages:
 
 def _shown(row: AnyRow, who: Visitor) -> dict[str, object]:
     """A person, and what the visitor may do about it."""
-    role = Role(row.role)
-    manages = may_manage(who.role, role)
+    role, manager = Role(row.role), manager_of(who.role)
+    is_you = row.id == who.account_id
+    manages = manager.may_manage(role)
     return {
         **people.worded(row),
-        "you": row.id == who.account_id,
-        "roles": [one for one in Role if manages and may_manage(who.role, one)],
-        "removable": manages or row.id == who.account_id,
+        "you": is_you,
+        "roles": [one for one in Role if manages and manager.may_manage(one)],
+        "removable": manages or is_you,
     }

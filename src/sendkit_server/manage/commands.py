@@ -61,7 +61,7 @@ async def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Json
     action = ACTIONS.get(name)
     if action is None:
         raise ManageError(f"unknown action {name}")
-    team_name = arguments.get("team", "default")
+    team_name = arguments.get("team", key_queries.FIRST_TEAM)
     team_id = await context.store.read(lambda connection: key_queries.team_id(connection, team_name))
     if team_id is None:
         raise ManageError(f"there is no team {team_name!r}")

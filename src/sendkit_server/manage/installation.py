@@ -14,8 +14,6 @@ from sendkit_server.store.files import read_text, write_file
 from sendkit_server.store.queries import keys as queries
 from sendkit_server.store.store import Store
 
-DEFAULT_TEAM = "default"
-
 
 def prepare_data_dir(path: Path) -> None:
     """Makes the data directory, readable by its owner alone. ManageError when it cannot be used."""
@@ -47,7 +45,7 @@ async def dev_key(store: Store, path: Path, now: Instant, entropy: Callable[[int
     kept = read_text(path)
     if kept is not None and await store.key(kept, now) is not None:
         return kept
-    team_id = await store.read(lambda connection: queries.team_id(connection, DEFAULT_TEAM))
+    team_id = await store.read(lambda connection: queries.team_id(connection, queries.FIRST_TEAM))
     assert team_id is not None
     created = await create_key(store, team_id, KeyWish("development", test=True), Actor("server", now, entropy))
     write_file(path, created.secret.encode() + b"\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from enum import StrEnum
 
 import msgspec
@@ -14,6 +15,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.keys import ManageError
+from sendkit_server.model import ids
 from sendkit_server.model.instant import DAY_MS, Instant, api_time
 from sendkit_server.store.queries import people as queries
 from sendkit_server.store.queries.rows import AnyRow
@@ -41,10 +43,12 @@ class LinkGone(ManageError):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A link that was made. path: below the public URL."""
+    """A link that was made. path: below the public URL.  id: what it is called where it cannot be shown."""
 
     path: str
     expires_at: Instant
+    id: str
+    created_at: Instant
 
     def worded(self, public_url: str) -> dict[str, str | None]:
         """As JSON, with its URL."""
@@ -61,16 +65,25 @@ def hashed(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
+PUBLIC_ID = re.compile(rf"inv_[{ids.ALPHABET}]{{{ids.LENGTH}}}")
+
+
+def public_id(created_at: Instant, link_id: bytes) -> str:
+    """What an invitation is called by who may not use it. link_id: as hashed() makes it, for 80 bits of that lead nowhere."""
+    return ids.make_id("inv", created_at, link_id[: ids.ENTROPY_BYTES])
+
+
 def add(
     connection: Connection, kind: Kind, team_id: int, by: Actor, email: str | None = None, role: str | None = None
 ) -> Link:
     """Makes a link."""
     secret = new_secret(by)
+    link_id = hashed(secret)
     expires_at = by.now + LIFETIMES_MS[kind]
     queries.insert_link(
         connection,
         {
-            "id": hashed(secret),
+            "id": link_id,
             "kind": kind,
             "team_id": team_id,
             "email": email,
@@ -79,7 +92,7 @@ def add(
             "expires_at": expires_at,
         },
     )
-    return Link(f"/ui/{kind}/{secret}", expires_at)
+    return Link(f"/ui/{kind}/{secret}", expires_at, public_id(by.now, link_id), by.now)
 
 
 def take(connection: Connection, kind: Kind, secret: str, now: Instant) -> AnyRow:

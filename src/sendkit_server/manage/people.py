@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from sendkit_server.manage import links
@@ -14,13 +15,15 @@ from sendkit_server.manage.links import Kind, Link, LinkGone
 from sendkit_server.manage.passwords import Passwords
 from sendkit_server.model.address import AddressError, parse_mailbox
 from sendkit_server.model.instant import api_time
-from sendkit_server.model.roles import Role, may_manage, parse_role
+from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey
+from sendkit_server.model.roles import KEY_MANAGER, Manager, Role, parse_role
+from sendkit_server.store.queries import keys as team_queries
 from sendkit_server.store.queries import people as queries
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 
 MAX_NAME_CHARACTERS = 255
-FIRST_TEAM = "default"
+MAX_INVITATIONS = 500  # open ones of a team
 NEWCOMER = ""
 """The name of an actor who comes by a link: it acts as the account that the link makes or belongs to."""
 LAST_OWNER = "A team keeps at least one owner: make another one first."
@@ -32,6 +35,19 @@ def email_of(text: str) -> str:
         return parse_mailbox(text.strip()).matching
     except AddressError as error:
         raise ManageError(f"{text!r} is no email address: {error}", "email") from None
+
+
+def key_manager(key: ApiKey) -> Manager:
+    """What a key with the permission may do about people. ManageError: it is bound to less than the whole team."""
+    if key.test:
+        raise ManageError("A test key cannot change the team or who is in it.")
+    # Where it comes from and how much it sends says nothing of whom it may trust; the rest a new admin would get around.
+    rest = msgspec.structs.replace(key.restrictions, networks=(), daily_limit=None)
+    if key.domain_id is not None or rest != NO_RESTRICTIONS:
+        raise ManageError(
+            "An API key that is restricted to domains, senders or recipients cannot change the team or who is in it."
+        )
+    return KEY_MANAGER
 
 
 def role_of(text: str) -> Role:
@@ -51,9 +67,9 @@ async def setup_link(store: Store, by: Actor) -> Link | None:
     def write(connection: Connection) -> Link | None:
         if queries.has_accounts(connection):
             return None
-        first = queries.find_team(connection, FIRST_TEAM)
+        first = team_queries.team_id(connection, team_queries.FIRST_TEAM)
         assert first is not None
-        return links.add(connection, Kind.SETUP, first.id, by, role=Role.OWNER)
+        return links.add(connection, Kind.SETUP, first, by, role=Role.OWNER)
 
     return await store.write_quietly(write)
 
@@ -76,13 +92,15 @@ async def set_up(
     return await store.write(write)
 
 
-async def invite(store: Store, team_id: int, email: str, role: Role, by: Actor, inviter: Role | None = None) -> Link:
-    """A link by which a person joins a team. inviter: the role of who invites; None: the operator. ManageError."""
+async def invite(store: Store, team_id: int, email: str, role: Role, by: Actor, manager: Manager | None = None) -> Link:
+    """A link by which a person joins a team. manager: who invites; None: the operator. ManageError."""
     address = email_of(email)
-    if inviter is not None and not may_manage(inviter, role):
-        raise ManageError(f"One who is {inviter} cannot invite somebody as {role}.", "role")
+    if manager is not None and not manager.may_manage(role):
+        raise ManageError(f"{manager.who} cannot invite somebody as {role}.", "role")
 
     def write(connection: Connection) -> Link:
+        if queries.count_invitations(connection, team_id, by.now) >= MAX_INVITATIONS:
+            raise ManageError(f"A team has at most {MAX_INVITATIONS} open invitations: withdraw some first.")
         known = queries.find_account(connection, address)
         if known is not None and queries.find_member(connection, team_id, known.id) is not None:
             raise ManageError(f"{address} belongs to this team already.", "email")
@@ -211,54 +229,71 @@ def _note(connection: Connection, account_id: str, action: str, by: Actor) -> No
 # -- roles, and leaving ------------------------------------------------------------------------------------------
 
 
-async def set_role(
-    store: Store, team_id: int, account_id: str, role: Role, by: Actor, changer: Role | None = None
-) -> bool:
-    """Changes what a person is in a team. changer: None: the operator. False: nobody of this id is in it. ManageError."""
+async def set_role(store: Store, team_id: int, who: str, role: Role, by: Actor, manager: Manager | None = None) -> bool:
+    """Changes what a person is in a team. who: id or address.  manager: None: the operator. False: there is no such person in
+    it. ManageError."""
+    who = _id_or_email(who)
 
     def write(connection: Connection) -> bool:
         queries.lock_team(connection, team_id)
-        member = queries.find_member(connection, team_id, account_id)
+        member = queries.find_member(connection, team_id, who)
         if member is None:
             return False
-        if changer is not None and not may_manage(changer, Role(member.role), role):
-            raise ManageError(f"One who is {changer} cannot turn {member.role} into {role}.", "role")
+        if manager is not None and not manager.may_manage(Role(member.role), role):
+            raise ManageError(f"{manager.who} cannot turn {member.role} into {role}.", "role")
         if member.role == Role.OWNER and role != Role.OWNER and queries.count_owners(connection, team_id) == 1:
             raise ManageError(LAST_OWNER, "role")
         if member.role != role:
-            queries.set_role(connection, team_id, account_id, role)
-            by.record(connection, team_id, "members.role", account_id, {"email": member.email, "role": role})
+            queries.set_role(connection, team_id, member.id, role)
+            by.record(connection, team_id, "members.role", member.id, {"email": member.email, "role": role})
         return True
 
     return await store.write(write)
 
 
-async def remove(store: Store, team_id: int, account_id: str, by: Actor, remover: Role | None = None) -> bool:
-    """Takes a person out of a team, and away if that was the last one. remover: None: the operator. Who leaves by himself
-    needs no rights. False: nobody of this id is in it. ManageError."""
+async def remove(store: Store, team_id: int, who: str, by: Actor, manager: Manager | None = None) -> str | None:
+    """Takes a person out of a team, and away if that was the last one; the account's id. who: id or address.  manager: None:
+    the operator. Who leaves by himself needs no rights. None: there is no such person in it. ManageError."""
+    who = _id_or_email(who)
 
-    def write(connection: Connection) -> bool:
+    def write(connection: Connection) -> str | None:
         queries.lock_team(connection, team_id)
-        member = queries.find_member(connection, team_id, account_id)
+        member = queries.find_member(connection, team_id, who)
         if member is None:
-            return False
-        if remover is not None and by.name != account_id and not may_manage(remover, Role(member.role)):
-            raise ManageError(f"One who is {remover} cannot remove one who is {member.role}.")
+            return None
+        if manager is not None and by.name != member.id and not manager.may_manage(Role(member.role)):
+            raise ManageError(f"{manager.who} cannot remove one who is {member.role}.")
         if member.role == Role.OWNER and queries.count_owners(connection, team_id) == 1:
             raise ManageError(LAST_OWNER)
-        queries.delete_member(connection, team_id, account_id)
-        by.record(connection, team_id, "members.remove", account_id, {"email": member.email})
-        if not queries.memberships(connection, account_id):
-            queries.delete_account(connection, account_id)
-            by.record(connection, team_id, "users.remove", account_id, {"email": member.email})
-        return True
+        queries.delete_member(connection, team_id, member.id)
+        by.record(connection, team_id, "members.remove", member.id, {"email": member.email})
+        if not queries.memberships(connection, member.id):
+            queries.delete_account(connection, member.id)
+            by.record(connection, team_id, "users.remove", member.id, {"email": member.email})
+        return str(member.id)
 
     return await store.write(write)
 
 
-async def members(store: Store, team_id: int) -> Sequence[AnyRow]:
-    """The people of a team, in the order in which they came."""
-    return await store.read(lambda connection: queries.list_members(connection, team_id))
+def _id_or_email(text: str) -> str:
+    """An address as accounts are looked up by it; what is none may be an id."""
+    try:
+        return email_of(text) if "@" in text else text
+    except ManageError:
+        return text  # nobody has it
+
+
+async def members(
+    store: Store, team_id: int, offset: int = 0, limit: int | None = None
+) -> tuple[Sequence[AnyRow], int]:
+    """The people of a team, in the order in which they came, and how many there are. limit: None: all."""
+    return await store.read(lambda connection: queries.list_members(connection, team_id, offset, limit))
+
+
+async def member(store: Store, team_id: int, who: str) -> AnyRow | None:
+    """A person in a team, by id or address."""
+    known = _id_or_email(who)
+    return await store.read(lambda connection: queries.find_member(connection, team_id, known))
 
 
 def worded(row: AnyRow) -> dict[str, Any]:

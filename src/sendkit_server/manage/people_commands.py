@@ -33,7 +33,12 @@ class Context(Protocol):
 
 async def _create_team(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     made = await teams.create_team(context.store, arguments["name"], context.actor())
-    return {"id": made, "name": arguments["name"].strip()}
+    return {"id": teams.public_id(made), "name": arguments["name"].strip()}
+
+
+async def _rename_team(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
+    await teams.rename_team(context.store, team_id, arguments["name"], context.actor())
+    return {"id": teams.public_id(team_id), "name": arguments["name"].strip()}
 
 
 async def _list_teams(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -43,12 +48,12 @@ async def _list_teams(context: Context, team_id: int, arguments: Mapping[str, An
 async def _pause_team(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     reason = (arguments.get("reason") or "").strip()
     await teams.pause_team(context.store, team_id, reason, context.actor())
-    return {"id": team_id, "paused": True, "reason": reason}
+    return {"id": teams.public_id(team_id), "paused": True, "reason": reason}
 
 
 async def _resume_team(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     await teams.resume_team(context.store, team_id, context.actor())
-    return {"id": team_id, "paused": False}
+    return {"id": teams.public_id(team_id), "paused": False}
 
 
 async def _create_user(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
@@ -71,12 +76,13 @@ async def _reset_user(context: Context, team_id: int, arguments: Mapping[str, An
 
 
 async def _list_users(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
-    return {"data": [people.worded(row) for row in await people.members(context.store, team_id)]}
+    rows, _ = await people.members(context.store, team_id)
+    return {"data": [people.worded(row) for row in rows]}
 
 
 async def _remove_user(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     known = await _account(context, arguments["email"])
-    if not await people.remove(context.store, team_id, known.id, context.actor()):
+    if await people.remove(context.store, team_id, known.id, context.actor()) is None:
         raise ManageError(f"{known.email} does not belong to this team; `sendkit users list` shows who does")
     return {"id": known.id, "email": known.email, "deleted": True}
 
@@ -98,6 +104,7 @@ async def _account(context: Context, email: str) -> AnyRow:
 
 ACTIONS: dict[str, Callable[[Context, int, Mapping[str, Any]], Awaitable[Json]]] = {
     "teams.create": _create_team,
+    "teams.rename": _rename_team,
     "teams.list": _list_teams,
     "teams.pause": _pause_team,
     "teams.resume": _resume_team,

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from sendkit_server.manage.audit import Actor
-from sendkit_server.manage.installation import DEFAULT_TEAM, secret_key
+from sendkit_server.manage.installation import secret_key
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.store import sealed
 from sendkit_server.store.errors import WrongSecret
@@ -63,7 +63,7 @@ async def rotate(store: Store, new: str, by: Actor) -> int:
             ]
         ):
             raise ManageError(f"these nodes run on the database: {', '.join(alive)}; stop them first")
-        team_id = key_queries.team_id(connection, DEFAULT_TEAM)
+        team_id = key_queries.team_id(connection, key_queries.FIRST_TEAM)
         assert team_id is not None
         count = sealed.reseal(connection, store.secret_key, new, now)
         by.record(connection, team_id, "secrets.rotate", "secret-key", {"resealed": count})

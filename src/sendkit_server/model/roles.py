@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 
 class Role(StrEnum):
     """Of a person in a team, from the one who may everything to the one who may only look."""
@@ -26,9 +28,25 @@ CHANGES: frozenset[Role] = frozenset({Role.OWNER, Role.ADMIN, Role.MEMBER})
 """Who may change what the team has, such as empty the inbox."""
 
 
-def may_manage(by: Role, *roles: Role) -> bool:
-    """Whether one of role `by` may invite to, remove from, or move between these roles."""
-    return all(role in MANAGES[by] for role in roles)
+class Manager(msgspec.Struct, frozen=True):
+    """Whoever changes who is in a team. who: as a sentence begins.  manages: whom it may invite, remove, and turn into one
+    another."""
+
+    who: str
+    manages: frozenset[Role]
+
+    def may_manage(self, *roles: Role) -> bool:
+        """Whether it may invite to, remove from, or move between these roles."""
+        return self.manages.issuperset(roles)
+
+
+# What a key may give, whoever has the key has. So it makes no owners, and takes none away.
+KEY_MANAGER = Manager("An API key", frozenset(Role) - {Role.OWNER})
+
+
+def manager_of(role: Role) -> Manager:
+    """A person of this role."""
+    return Manager(f"One who is {role}", MANAGES[role])
 
 
 def parse_role(text: str) -> Role:

@@ -29,6 +29,7 @@ from sendkit_server.store.files import instance_name
 from sendkit_server.store.lease import Lease
 from sendkit_server.store.lock import DataLock
 from sendkit_server.store.queries import nodes
+from sendkit_server.store.queries.keys import FIRST_TEAM
 from sendkit_server.store.sealed import OlderKey, older_keys
 from sendkit_server.store.sqlite.engine import READERS, SqliteEngine
 from sendkit_server.store.suppressed import Suppressed
@@ -358,5 +359,5 @@ def _check_secret(connection: Connection, secret_key: str) -> None:
 
 def _ensure_default_team(connection: Connection) -> None:
     table = schema.team
-    if connection.execute(select(table.c.id).where(table.c.name == "default")).scalar() is None:
-        connection.execute(insert(table).values(name="default", created_at=0))
+    if connection.execute(select(table.c.id).limit(1)).scalar() is None:
+        connection.execute(insert(table).values(name=FIRST_TEAM, created_at=0))

@@ -16,13 +16,15 @@ from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.service import Service
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.events.refusals import RefusalLog
-from sendkit_server.manage import domains, keys
+from sendkit_server.manage import domains, keys, people
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.keys import KeyWish
+from sendkit_server.manage.passwords import Passwords
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.mail import Warning_
+from sendkit_server.model.roles import Role
 from sendkit_server.store import schema
 from sendkit_server.store.store import Store, open_store
 from sendkit_server.store.values import Job
@@ -116,6 +118,14 @@ class Api:
         """Another team; its number."""
         new = insert(schema.team).values(name=name, created_at=NOW).returning(schema.team.c.id)
         return int(await self.store.write(lambda connection: connection.execute(new).scalar_one()))
+
+    async def make_member(self, email: str, role: Role, team: int = 1) -> str:
+        """Somebody with a new account in a team; its id."""
+        passwords = Passwords()
+        try:
+            return await people.add(self.store, passwords, team, email, role, "correct horse battery", BY)
+        finally:
+            passwords.close()
 
     async def call(
         self,

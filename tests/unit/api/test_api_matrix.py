@@ -14,6 +14,7 @@ from api_world import BY, NAMES, Api
 from sendkit_server.api.routes import ROUTES, Route
 from sendkit_server.manage import domains
 from sendkit_server.model.permissions import ALL
+from sendkit_server.model.roles import Role
 
 PUBLIC = {"/health", "/ready", "/metrics", "/openapi.json", "/docs", "/.well-known/acme-challenge/{token}"}
 
@@ -54,6 +55,15 @@ async def a_log(api: Api, team: int, key: str) -> list[str]:
     return [row["id"] for row in (await api.call("GET", "/logs", key=key)).json["data"]][:1]
 
 
+async def a_member(api: Api, team: int, key: str) -> list[str]:
+    return [await api.make_member("bob@secret.test", Role.MEMBER, team), "bob%40secret.test"]
+
+
+async def an_invitation(api: Api, team: int, key: str) -> list[str]:
+    made = await api.call("POST", "/team/invitations", {"email": "eve@secret.test", "role": "viewer"}, key=key)
+    return [made.json["id"]]
+
+
 # In the order in which they are made: a mail needs its domain.
 FOREIGN: dict[str, Maker] = {
     "/domains/{id}": a_domain,
@@ -62,12 +72,16 @@ FOREIGN: dict[str, Maker] = {
     "/suppressions/{id}": a_suppression,
     "/api-keys/{id}": a_key,
     "/logs/{id}": a_log,
+    "/team/members/{id}": a_member,
+    "/team/invitations/{id}": an_invitation,
 }
 BODIES: dict[str, object] = {
     "PATCH /api-keys/{id}": {"name": "mine now"},
     "PUT /senders/{id}": {"name": "mine now"},
     "PATCH /senders/{id}": {"name": "mine now"},
     "PUT /domains/{id}": {"tls": "enforced"},
+    "PUT /team/members/{id}": {"role": "viewer"},
+    "PATCH /team/members/{id}": {"role": "viewer"},
     "PATCH /domains/{id}": {"tls": "enforced"},
 }
 

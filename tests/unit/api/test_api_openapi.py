@@ -8,6 +8,7 @@ from api_world import Api
 
 from sendkit_server.api import schema
 from sendkit_server.api.routes import ROUTES
+from sendkit_server.model.roles import Role
 
 
 async def test_the_description_names_every_built_route_and_resolves_every_reference(api: Api) -> None:
@@ -25,11 +26,15 @@ async def test_every_reply_has_the_shape_that_it_declares(api: Api) -> None:
     suppressed = await api.call("POST", "/suppressions", {"email": "gone@there.test"})
     sender = {"name": "Ann", "username": "ann", "domain_id": "sender.test"}
     sender = (await api.call("POST", "/senders", sender)).json
+    member = await api.make_member("ann@sender.test", Role.OWNER)
+    invited = await api.call("POST", "/team/invitations", {"email": "bob@sender.test", "role": "viewer"})
+    msgspec.json.decode(invited.body, type=schema.NewInvitationShape)
     await api.call("GET", "/emails/msg_nope")
     await api.refusals.flush()
     paths = {
         "/emails/{id}": sent.json["id"], "/emails/{id}/attempts": sent.json["id"], "/domains/{id}": "sender.test",
         "/suppressions/{id}": suppressed.json["id"], "/senders/{id}": sender["id"],
+        "/team/members/{id}": member, "/team/invitations/{id}": invited.json["id"],
         "/api-keys/{id}": (await api.call("GET", "/api-keys")).json["data"][0]["id"],
         "/logs/{id}": (await api.call("GET", "/logs")).json["data"][0]["id"],
     }  # fmt: skip

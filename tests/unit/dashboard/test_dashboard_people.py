@@ -79,7 +79,7 @@ class World:
         return browser
 
     async def id_of(self, email: str) -> str:
-        return next(row.id for row in await people.members(self.store, 1) if row.email == email)
+        return next(row.id for row in (await people.members(self.store, 1))[0] if row.email == email)
 
 
 @pytest.fixture

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from sendkit_server.model.instant import Instant
 from sendkit_server.store.queries.pages import Part, Window, part_of
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.schema import api_key, team
 
+FIRST_TEAM = "default"
+"""What commands call the first team, whatever its name is by now; no other team gets this name."""
+
 
 def team_id(connection: Connection, name: str) -> int | None:
     """The number of a team."""
+    if name == FIRST_TEAM:
+        return connection.execute(select(func.min(team.c.id))).scalar()
     return connection.execute(select(team.c.id).where(team.c.name == name)).scalar()
 
 

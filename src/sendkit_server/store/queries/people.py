@@ -25,6 +25,12 @@ def insert_team(connection: Connection, name: str, now: Instant) -> int:
     return int(connection.execute(insert(team).values(name=name, created_at=now).returning(team.c.id)).scalar_one())
 
 
+def rename_team(connection: Connection, team_id: int, name: str) -> bool:
+    """False: it has that name already."""
+    other = update(team).where(team.c.id == team_id, team.c.name != name)
+    return connection.execute(other.values(name=name)).rowcount == 1
+
+
 def list_teams(connection: Connection) -> Sequence[AnyRow]:
     """All teams with how many people each has."""
     count = select(func.count()).where(membership.c.team_id == team.c.id).scalar_subquery()
@@ -97,10 +103,13 @@ def _members() -> Select[*tuple[Any, ...]]:
     )
 
 
-def list_members(connection: Connection, team_id: int) -> Sequence[AnyRow]:
-    """The people of a team, in the order in which they came."""
-    query = _members().where(membership.c.team_id == team_id)
-    return connection.execute(query.order_by(membership.c.created_at, account.c.id)).all()
+def list_members(
+    connection: Connection, team_id: int, offset: int = 0, limit: int | None = None
+) -> tuple[Sequence[AnyRow], int]:
+    """The people of a team, in the order in which they came, and how many there are. limit: None: all."""
+    query = _members().where(membership.c.team_id == team_id).order_by(membership.c.created_at, account.c.id)
+    found = connection.execute(query.offset(offset).limit(limit)).all()
+    return found, sum(count_roles(connection, team_id).values())
 
 
 def memberships(connection: Connection, account_id: str) -> Sequence[AnyRow]:
@@ -109,16 +118,21 @@ def memberships(connection: Connection, account_id: str) -> Sequence[AnyRow]:
     return connection.execute(query.order_by(membership.c.created_at, membership.c.team_id)).all()
 
 
-def find_member(connection: Connection, team_id: int, account_id: str) -> AnyRow | None:
-    """A person in a team."""
-    query = _members().where(membership.c.team_id == team_id, account.c.id == account_id)
-    return connection.execute(query).one_or_none()
+def find_member(connection: Connection, team_id: int, who: str) -> AnyRow | None:
+    """A person in a team, by id or by address as it is stored."""
+    column = account.c.email if "@" in who else account.c.id
+    return connection.execute(_members().where(membership.c.team_id == team_id, column == who)).one_or_none()
+
+
+def count_roles(connection: Connection, team_id: int) -> dict[str, int]:
+    """How many people of a team have each role."""
+    query = select(membership.c.role, func.count().label("people")).where(membership.c.team_id == team_id)
+    return {row.role: row.people for row in connection.execute(query.group_by(membership.c.role))}
 
 
 def count_owners(connection: Connection, team_id: int) -> int:
     """How many owners a team has."""
-    owners = select(func.count()).where(membership.c.team_id == team_id, membership.c.role == "owner")
-    return int(connection.execute(owners).scalar_one())
+    return count_roles(connection, team_id).get("owner", 0)
 
 
 def insert_member(connection: Connection, team_id: int, account_id: str, role: str, now: Instant) -> None:
@@ -198,6 +212,39 @@ def delete_links(connection: Connection, kind: str, email: str | None = None) ->
     """Makes links of a kind, perhaps only those of one person, work no more."""
     of_kind = delete(one_time_link).where(one_time_link.c.kind == kind)
     connection.execute(of_kind if email is None else of_kind.where(one_time_link.c.email == email))
+
+
+# -- invitations -------------------------------------------------------------------------------------------------
+
+
+def _open_invitations(team_id: int, now: Instant) -> Select[*tuple[Any, ...]]:
+    link = one_time_link.c
+    return select(one_time_link).where(link.kind == "invite", link.team_id == team_id, link.expires_at > now)
+
+
+def count_invitations(connection: Connection, team_id: int, now: Instant) -> int:
+    """How many of a team's invitations are open."""
+    return int(
+        connection.execute(select(func.count()).select_from(_open_invitations(team_id, now).subquery())).scalar_one()
+    )
+
+
+def list_invitations(
+    connection: Connection, team_id: int, now: Instant, offset: int = 0, limit: int | None = None
+) -> tuple[Sequence[AnyRow], int]:
+    """A page of a team's open invitations, newest first, and how many there are. limit: None: all."""
+    query = _open_invitations(team_id, now).order_by(one_time_link.c.created_at.desc(), one_time_link.c.id)
+    return connection.execute(query.offset(offset).limit(limit)).all(), count_invitations(connection, team_id, now)
+
+
+def invitations_made_at(connection: Connection, team_id: int, at: Instant, now: Instant) -> Sequence[AnyRow]:
+    """A team's open invitations that were made at a millisecond."""
+    return connection.execute(_open_invitations(team_id, now).where(one_time_link.c.created_at == at)).all()
+
+
+def delete_link(connection: Connection, link_id: bytes) -> None:
+    """Makes one link work no more."""
+    connection.execute(delete(one_time_link).where(one_time_link.c.id == link_id))
 
 
 def forget_ended(connection: Connection, now: Instant) -> None:
