@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright, expect
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "journeys"))
 
@@ -22,6 +22,9 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 NARROW, WIDE = 360, 1200  # CSS pixels
+PATIENCE_MS = 20_000  # of a machine that has other things to do
+
+expect.set_options(timeout=PATIENCE_MS)
 
 Opens = Callable[..., Awaitable[Page]]
 
@@ -58,7 +61,7 @@ async def person(chromium: Browser) -> AsyncIterator[Opens]:
         page = await context.new_page()
         page.on("console", said)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE_MS)
         return page
 
     yield open_page

@@ -72,6 +72,33 @@ async def test_a_team_comes_together(server: Server, person: Opens) -> None:
     await expect(bob.get_by_text("You are admin here")).to_have_count(0)
 
 
+async def test_an_invitation_is_withdrawn_and_nothing_is_offered_that_would_be_refused(
+    server: Server, person: Opens
+) -> None:
+    ann = await person(width=NARROW)
+    await set_up(ann, server)
+    await expect(ann.get_by_role("button", name="Leave")).to_have_count(0)
+    link = await invited(ann, "somebody.with.a.long.name@sender.test", "viewer")
+    await ann.get_by_role("link", name="Back to the team").click()
+    await fits(ann)
+    await ann.get_by_role("button", name="Withdraw").click()
+    await expect(ann.get_by_text("You are owner here")).to_be_visible()
+    await expect(ann.get_by_text("somebody.with.a.long.name@sender.test")).to_have_count(0)
+    eve = await person()
+    await eve.goto(link)
+    await expect(eve.get_by_role("heading", name="This link does not work (any more)")).to_be_visible()
+
+
+async def test_a_page_that_does_not_exist_is_a_page_that_says_so(server: Server, person: Opens) -> None:
+    lost = await person(width=NARROW)
+    answer = await lost.goto(server.url + "/ui/nope")
+    assert answer is not None and answer.status == 404
+    await fits(lost)
+    await expect(lost.get_by_role("heading", name="There is no such page")).to_be_visible()
+    await lost.get_by_role("link", name="To the first page").click()
+    await lost.wait_for_url(f"{server.url}/ui")
+
+
 async def test_signing_in_and_out_and_a_forgotten_password(server: Server, person: Opens) -> None:
     ann = await person(width=NARROW)
     await set_up(ann, server)

@@ -50,6 +50,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROXY_HEADERS = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded")
 METHODS = ("GET", "HEAD", "POST")
+SIGNED_IN = ("inbox", "invite", "invitations", "members", "team", "password")
 FORM_S = 30.0
 MAX_AGENT_CHARACTERS = 300
 
@@ -104,6 +105,9 @@ class Pages:
         except Exception:
             log.exception("dashboard.fault", path=_without_secret(path))
             page = self._templates.page("problem.html", 500, title="Something went wrong", text="The log tells what.")
+        if page is None and path != "/" and is_browser(headers):
+            text = "The address may be mistyped, or what was here is gone."
+            page = self._templates.page("problem.html", 404, title="There is no such page", text=text)
         if page is None:
             await self._api(scope, receive, send)
             return
@@ -112,11 +116,11 @@ class Pages:
         await send_page(send, page, head=scope["method"] == "HEAD")
 
     async def _page(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], path: str) -> Page | None:
-        """The page, or None: the API's 404 and 405 answer."""
+        """The page; None when there is none of this path and method."""
         if scope["method"] not in METHODS or "\0" in path:
             return None
         if path == "/":
-            return redirect("/ui") if b"text/html" in headers.get(b"accept", b"") else None
+            return redirect("/ui") if is_browser(headers) else None
         if path.startswith("/ui/static/"):
             return self._templates.static(path.removeprefix("/ui/static/"))
         visit = await self._visit(scope, receive, headers)
@@ -139,7 +143,7 @@ class Pages:
         if path == "":
             return redirect("/ui/inbox") if self._may_see_inbox(scope, headers) else await self._sign_in.front(visit)
         # Whoever was signed in, and is no more, comes back by the sign-in.
-        return redirect("/ui/sign-in") if step in ("inbox", "invite", "members", "team", "password") else None
+        return redirect("/ui/sign-in") if step in SIGNED_IN else None
 
     async def _guest(self, visit: Visit, scope: Scope, headers: dict[bytes, bytes]) -> Guest | None:
         """Who looks at the inbox, and whose it is; None: nobody who may."""
@@ -204,6 +208,11 @@ async def _read(receive: Receive) -> bytes:
                 if not event.get("more_body"):
                     return body
     return b""
+
+
+def is_browser(headers: dict[bytes, bytes]) -> bool:
+    """Whether a person reads the answer; programs get the API's."""
+    return b"text/html" in headers.get(b"accept", b"")
 
 
 def _host_name(headers: dict[bytes, bytes]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sendkit_server.dashboard.pages import Page, Templates, redirect, waiting, with_headers
 from sendkit_server.dashboard.visit import Visit, session_cookie
-from sendkit_server.manage import people, sessions
+from sendkit_server.manage import invitations, people, sessions
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.guesses import Guesses, TooManyGuesses
 from sendkit_server.manage.keys import ManageError
@@ -61,6 +61,9 @@ class TeamPages:
             case ["members", account_id, "remove"]:
                 removed = await people.remove(self._store, who.team_id, account_id, by, manager)
                 return self._nobody() if removed is None else redirect("/ui")
+            case ["invitations", invitation_id, "withdraw"]:
+                await invitations.withdraw(self._store, who.team_id, invitation_id, by, manager)
+                return redirect("/ui")  # what has been taken meanwhile is on that page, too
             case ["team"]:
                 return await self._other_team(visit, who)
             case ["password"]:
@@ -99,16 +102,25 @@ class TeamPages:
 
     async def _team(self, visit: Visit, who: Visitor, status: int = 200, error: str | None = None) -> Page:
         rows, _ = await people.members(self._store, who.team_id)
+        owners = sum(row.role == Role.OWNER for row in rows)
+        invites = [role for role in Role if role in MANAGES[who.role]]
+        waiting_for = await self._invitations(who) if invites else []
         return self._templates.page(
             "team.html",
             status,
             who=who,
             token=visit.token,
             error=error,
-            members=[_shown(row, who) for row in rows],
-            invites=[role for role in Role if role in MANAGES[who.role]],
+            members=[_shown(row, who, owners) for row in rows],
+            invites=invites,
+            invitations=waiting_for,
             least=MIN_CHARACTERS,
         )
+
+    async def _invitations(self, who: Visitor) -> list[dict[str, object]]:
+        rows, _ = await invitations.invitations(self._store, who.team_id, self._clock())
+        manager = manager_of(who.role)
+        return [{**invitations.worded(row), "withdrawable": manager.may_manage(Role(row.role))} for row in rows]
 
     def _nobody(self) -> Page:
         return self._templates.page(
@@ -116,14 +128,15 @@ class TeamPages:
         )
 
 
-def _shown(row: AnyRow, who: Visitor) -> dict[str, object]:
-    """A person, and what the visitor may do about it."""
+def _shown(row: AnyRow, who: Visitor, owners: int) -> dict[str, object]:
+    """A person, and what the visitor may do about it: nothing that would be refused."""
     role, manager = Role(row.role), manager_of(who.role)
     is_you = row.id == who.account_id
-    manages = manager.may_manage(role)
+    stays = role is Role.OWNER and owners == 1
+    manages = manager.may_manage(role) and not stays
     return {
         **people.worded(row),
         "you": is_you,
         "roles": [one for one in Role if manages and manager.may_manage(one)],
-        "removable": manages or is_you,
+        "removable": (manages or is_you) and not stays,
     }

@@ -18,7 +18,7 @@ from browser import Browser
 
 from sendkit_server.dashboard.door import Pages
 from sendkit_server.events.refusals import Entry
-from sendkit_server.manage import people, teams
+from sendkit_server.manage import invitations, people, teams
 from sendkit_server.manage.audit import Actor, list_changes
 from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.keys import ManageError
@@ -341,6 +341,60 @@ async def test_the_last_owner_stays_one_and_who_leaves_is_gone(world: World) -> 
     assert (await ann.post(f"/ui/members/{ann_id}/remove")).status == 303
     assert "You are owner" in (await bob.get("/ui")).text
     assert await sign_in(ann) == 401
+
+
+async def test_what_would_be_refused_is_not_offered(world: World) -> None:
+    ann = await world.set_up()
+    ann_id = await world.id_of("ann@sender.test")
+    page = (await ann.get("/ui")).text
+    assert ">Leave<" not in page and f"/ui/members/{ann_id}/" not in page
+    bob = await world.joined("bob@there.test", Role.MEMBER)
+    page = (await ann.get("/ui")).text
+    assert ">Leave<" not in page and page.count(">Remove<") == 1
+    assert (await bob.get("/ui")).text.count(">Leave<") == 1
+    bob_id = await world.id_of("bob@there.test")
+    assert (await ann.post(f"/ui/members/{bob_id}/role", role="owner")).status == 303
+    for owner in (ann, bob):
+        page = (await owner.get("/ui")).text
+        assert page.count(">Leave<") == page.count(">Remove<") == 1 and page.count(">Change<") == 3
+
+
+async def test_open_invitations_are_shown_to_who_invites_and_withdrawn_by_who_may(world: World) -> None:
+    ann = await world.set_up()
+    admin = await world.joined("admin@there.test", Role.ADMIN, "192.0.2.11")
+    member = await world.joined("member@there.test", Role.MEMBER, "192.0.2.12")
+    await ann.post("/ui/invite", email="boss@there.test", role="owner")
+    shown = await ann.post("/ui/invite", email=EVIL + "@there.test", role="viewer")
+    assert shown.status == 422
+    link = (await ann.post("/ui/invite", email="eve@there.test", role="viewer")).text
+    path = link.split("http://127.0.0.1:8080")[1].split("<")[0]
+    assert "eve@there.test" not in (await member.get("/ui")).text
+    page = (await admin.get("/ui")).text
+    assert "boss@there.test" in page and page.count(">Withdraw<") == 1 and "/ui/invite/" not in page
+    assert (await ann.get("/ui")).text.count(">Withdraw<") == 2
+    [boss], [eve] = [
+        [row for row in (await invitations.invitations(world.store, 1, world.now))[0] if row.email == email]
+        for email in ("boss@there.test", "eve@there.test")
+    ]
+    refused = await admin.post(f"/ui/invitations/{invitations.worded(boss)['id']}/withdraw")
+    assert refused.status == 422 and "cannot withdraw the invitation of one who is to be owner" in refused.text
+    assert (await member.post(f"/ui/invitations/{invitations.worded(eve)['id']}/withdraw")).status == 422
+    for _ in range(2):
+        assert (await admin.post(f"/ui/invitations/{invitations.worded(eve)['id']}/withdraw")).status == 303
+    assert (await Browser(world.pages).get(path)).status == 404
+    assert (await Browser(world.pages).post("/ui/invitations/x/withdraw")).headers["location"] == "/ui/sign-in"
+
+
+async def test_a_person_reads_that_there_is_no_such_page_and_a_program_gets_the_api_s_answer(world: World) -> None:
+    ann = await world.set_up()
+    for path in ("/ui/nope", "/ui/static/nope.css", "/ui/nope/<img>", "/ui/setup"):
+        for browser in (ann, Browser(world.pages)):
+            page = await browser.get(path, accept="text/html,*/*;q=0.8")
+            assert page.status == 404 and "There is no such page" in page.text and 'href="/ui"' in page.text, path
+            assert "<img" not in page.raw and page.headers["content-type"].startswith("text/html")
+            assert (await browser.get(path, accept="application/json")).raw == "{}", path
+    assert (await Browser(world.pages).get("/uix", accept="text/html")).raw == "{}"
+    assert world.noted[-1].step == "GET /ui/setup/[hidden]"
 
 
 async def test_another_team_s_people_cannot_be_seen_or_changed(world: World) -> None:
