@@ -5,7 +5,7 @@ from sinks.acme import AcmeSink
 from sinks.acme import Refusal as AcmeRefusal
 from sinks.api import ApiSink, Call
 from sinks.certificates import EXPIRED, server_context
-from sinks.dns import DnsServer, Fault
+from sinks.dns import PATIENT_S, DnsServer, Fault
 from sinks.hostile import RawServer
 from sinks.https import DRIP, HttpsSink, reply
 from sinks.pebble import Pebble, free_ports
@@ -15,6 +15,7 @@ __all__ = [
     "DRIP",
     "DROP",
     "EXPIRED",
+    "PATIENT_S",
     "SILENCE",
     "AcmeRefusal",
     "AcmeSink",

@@ -18,6 +18,9 @@ from typing import TypeAlias
 
 from dnslib import QTYPE, RCODE, RR, DNSRecord
 
+PATIENT_S = 20.0
+"""What to give an answer that does come, however busy the machine is. Only where none comes, a test is brief."""
+
 
 class Fault(Enum):
     """SERVFAIL; no answer at all; cut short over UDP; an answer to another question first, then the right one;

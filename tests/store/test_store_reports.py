@@ -9,7 +9,7 @@ from base64 import encodebytes
 from typing import Any
 
 import pytest
-from sinks import DnsServer
+from sinks import PATIENT_S, DnsServer
 from sqlalchemy import func, select
 
 from sendkit_server.events import reports as taking
@@ -84,7 +84,7 @@ class World:
         return await self.reports.take(raw)
 
     async def summaries(self, dns: DnsServer | None = None, **about: Any) -> list[Any]:
-        resolver = Resolver([dns.address if dns else "127.0.0.1:9"], deadline_s=0.3)
+        resolver = Resolver([dns.address], deadline_s=PATIENT_S) if dns else Resolver(["127.0.0.1:9"], deadline_s=0.3)
         return await summaries(self.store, 1, about.get("domain"), about.get("days", 30), resolver, self.now)
 
     async def stored(self) -> int:

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
-from sinks import DnsServer, Fault
+from sinks import PATIENT_S, DnsServer, Fault
 
 from sendkit_server.compose.signing import Signers
 from sendkit_server.manage import domains
@@ -46,7 +46,7 @@ def publish(dns: DnsServer, domain: Domain, *kinds: str) -> None:
 
 async def verified(store: Store, dns: DnsServer, names: DnsNames = NAMES) -> tuple[str, dict[str, str]]:
     """The domain's status, and its records', after it was looked for in DNS."""
-    done = await verify(store, 1, "a.test", names, Resolver([dns.address], deadline_s=0.4), 2)
+    done = await verify(store, 1, "a.test", names, Resolver([dns.address], deadline_s=PATIENT_S), 2)
     assert done is not None
     return done.domain.row.status, {record.kind: record.status for record in done.domain.records}
 
@@ -130,7 +130,10 @@ class Hours:
     def __init__(self, store: Store, dns: DnsServer) -> None:
         self.now = DAY_MS
         around = Surroundings(
-            NAMES, direct=False, serving=True, make_resolver=lambda servers: Resolver([dns.address], deadline_s=0.4)
+            NAMES,
+            direct=False,
+            serving=True,
+            make_resolver=lambda servers: Resolver([dns.address], deadline_s=PATIENT_S),
         )
         self.doctor = Doctor(store, around, lambda: self.now)
 

@@ -12,7 +12,7 @@ from ipaddress import ip_network
 from typing import Any, cast
 
 import msgspec
-from sinks import DnsServer
+from sinks import PATIENT_S, DnsServer
 from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver import Deliverer, DeliverySettings, LaneView, Timeouts
@@ -199,7 +199,7 @@ class World:
         self.log = Log()
         self.store = MemoryStore(lambda: self.now)
         self.suppressed = SuppressedList()
-        self.resolver = Resolver([dns.address], deadline_s=1.0)
+        self.resolver = Resolver([dns.address], deadline_s=PATIENT_S)
         self.deliverer = Deliverer(
             settings,
             self.store,

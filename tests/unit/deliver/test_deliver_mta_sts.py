@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from sinks import DRIP, EXPIRED, SILENCE, DnsServer, Fault, HttpsSink, reply, server_context
+from sinks import DRIP, EXPIRED, PATIENT_S, SILENCE, DnsServer, Fault, HttpsSink, reply, server_context
 
 from sendkit_server.deliver.mta_sts import DOUBT_MS, FAILED_MS, LOOK_MS, PolicyWeb, StsPolicies
 from sendkit_server.model.instant import DAY_MS, SECOND_MS
@@ -47,6 +47,9 @@ class Kept:
         self.rows[policy.domain] = policy
 
 
+BRIEF_S = 0.4  # for an answer that never comes
+
+
 class Here:
     """A domain with a policy, and who asks for it. now: the clock."""
 
@@ -59,10 +62,11 @@ class Here:
         self.policies = self.restarted()
 
     def restarted(self) -> StsPolicies:
-        resolver = Resolver([self.dns.address], deadline_s=0.6)
-        web = PolicyWeb(resolver, self._tls, Guard((ip_network("127.0.0.0/8"),)), self.site.port, deadline_s=0.6)
+        self.resolver = Resolver([self.dns.address], deadline_s=PATIENT_S)
+        guard = Guard((ip_network("127.0.0.0/8"),))
+        self.web = PolicyWeb(self.resolver, self._tls, guard, self.site.port, deadline_s=PATIENT_S)
         self.policies = StsPolicies(
-            resolver, web.fetch, self.store, clock=lambda: self.now, random=lambda: 1.0, wait_s=2.0
+            self.resolver, self.web.fetch, self.store, clock=lambda: self.now, random=lambda: 1.0, wait_s=3 * PATIENT_S
         )
         return self.policies
 
@@ -142,8 +146,11 @@ async def test_without_exactly_one_record_nothing_is_fetched_and_that_is_known_f
 )
 async def test_an_answer_that_does_not_count_is_remembered_for_five_minutes(tmp_path, page, word):
     async with domain(tmp_path) as here:
+        if page in (DRIP, SILENCE):
+            here.web._deadline_s = BRIEF_S
         here.site.pages[PATH] = page
         assert await here.known() == (None, f"sts-policy-{word}")
+        here.web._deadline_s = PATIENT_S
         here.site.pages[PATH] = reply(200, policy(), kind="text/plain; charset=utf-8")
         here.now += FAILED_MS - 1
         assert await here.known() == (None, f"sts-policy-{word}")
@@ -176,6 +183,7 @@ async def test_what_was_fetched_binds_whatever_is_said_later(tmp_path, what):
                 del here.dns.zone["_mta-sts.there.test"]
             case "dns silent":
                 here.dns.zone["_mta-sts.there.test"] = Fault.SILENT
+                here.resolver._stub.lifetime = here.resolver._stub.timeout = BRIEF_S
             case "web gone":
                 here.announce("v=STSv1; id=2;")
                 here.site.pages.clear()
@@ -271,7 +279,7 @@ async def test_a_policy_that_keeps_mail_back_is_looked_at_but_not_all_the_time(t
 
 async def test_nobody_waits_long_for_what_is_not_known_and_the_late_answer_counts(tmp_path):
     async with domain(tmp_path) as here:
-        here.policies._wait_s = 0.05
+        here.policies._wait_s, here.web._deadline_s = 0.05, BRIEF_S
         here.site.pages[PATH] = SILENCE
         assert await here.known() == (None, None)
         while here.policies._looking:

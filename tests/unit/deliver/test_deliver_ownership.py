@@ -17,7 +17,7 @@ import trustme
 from delivery_world import FAST, LOOPBACK, Log, MemoryStore, World, mx
 from hypothesis import given
 from hypothesis import strategies as st
-from sinks import DnsServer, SmtpSink
+from sinks import PATIENT_S, DnsServer, SmtpSink
 from sinks.smtp import EXTENSIONS, Session
 from structlog.typing import FilteringBoundLogger
 
@@ -86,7 +86,7 @@ class Node(World):
         self.held = Held()
         self.log = Log()
         self.store: OwnersStore = OwnersStore(lambda: self.now, self.held)
-        self.resolver = Resolver([dns.address], deadline_s=1.0)
+        self.resolver = Resolver([dns.address], deadline_s=PATIENT_S)
         self.deliverer = Deliverer(
             settings,
             self.store,

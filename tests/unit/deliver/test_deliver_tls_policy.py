@@ -17,7 +17,7 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from delivery_world import World, world
-from sinks import EXPIRED, Fault, HttpsSink, SmtpSink, own_addresses, reply, server_context
+from sinks import EXPIRED, PATIENT_S, Fault, HttpsSink, SmtpSink, own_addresses, reply, server_context
 
 from sendkit_server.deliver import Direct, Routing, Smarthost, chain_of
 from sendkit_server.deliver.mta_sts import PolicyWeb, StsPolicies
@@ -49,9 +49,13 @@ class Kept:
 
 
 class Tls:
-    """What a deliverer of these tests knows of TLS, and what it has counted."""
+    """What a deliverer of these tests knows of TLS, and what it has counted.
+
+    wait_s: for a policy.  dnssec_s: for an answer with signatures. A test where one never comes sets them lower.
+    """
 
     def __init__(self, site: HttpsSink, ca_file: Path) -> None:
+        self.wait_s = self.dnssec_s = PATIENT_S
         self.site = site
         self.ca_file = ca_file
         self.written: Counter[CountKey] = Counter()
@@ -63,10 +67,12 @@ class Tls:
             self.written.update(counts)
 
         guard = Guard((ip_network("127.0.0.0/8"),))
-        web = PolicyWeb(here.resolver, TlsClient(self.ca_file), guard, self.site.port, deadline_s=1.0)
+        web = PolicyWeb(here.resolver, TlsClient(self.ca_file), guard, self.site.port, deadline_s=PATIENT_S)
         self.counts = TlsCounts(write, lambda: here.now)
-        self.sts = StsPolicies(here.resolver, web.fetch, Kept(), clock=lambda: here.now, random=lambda: 0.5, wait_s=0.5)
-        dnssec = Dnssec([here.dns.address], deadline_s=0.4)
+        self.sts = StsPolicies(
+            here.resolver, web.fetch, Kept(), clock=lambda: here.now, random=lambda: 0.5, wait_s=self.wait_s
+        )
+        dnssec = Dnssec([here.dns.address], deadline_s=self.dnssec_s)
         return TlsPolicies(self.sts, dnssec, self.counts, clock=lambda: here.now)
 
     async def counted(self) -> dict[tuple[str, str, str, str], int]:
@@ -287,6 +293,7 @@ async def test_a_policy_that_was_withdrawn_lets_go_what_it_kept_back(tls):
 
 async def test_a_domain_whose_policy_is_slow_holds_up_no_other(tls):
     found = zone(tls, "127.0.0.1") | {"_mta-sts.there.test": Fault.SILENT, "fast.test": {"MX": [f"1 {MX}."]}}
+    tls.wait_s = 2.0
     async with SmtpSink() as sink, delivering(tls, found, sink.port) as here:
         slow, fast = here.send("ann@there.test"), here.send("bob@fast.test")
         await outcome(here, fast)
@@ -422,6 +429,8 @@ async def test_records_that_nobody_can_use_still_demand_tls(tls, offered):
 async def test_a_host_whose_records_are_kept_back_is_not_used_but_the_next_one_is(tls, fault):
     addresses = own_addresses()
     first, second = next(addresses), next(addresses)
+    if fault is Fault.SILENT:
+        tls.dnssec_s = 1.0
     async with SmtpSink(first) as bad, SmtpSink(second, bad.port) as good:
         found = signed(tls, fault, bad.port, first, second)
         async with delivering(tls, found, bad.port, authentic=found) as here:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from sinks import DRIP, EXPIRED, SILENCE, DnsServer, HttpsSink, reply, server_context
+from sinks import DRIP, EXPIRED, PATIENT_S, SILENCE, DnsServer, HttpsSink, reply, server_context
 
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.https import BUFFERED_BYTES, HttpsConnection, HttpsTrouble, open_https
@@ -37,8 +37,10 @@ async def site() -> AsyncIterator[HttpsSink]:
 @asynccontextmanager
 async def connected(site: HttpsSink, tls: TlsClient, guard: Guard = LOOPBACK) -> AsyncIterator[HttpsConnection]:
     async with DnsServer({"web.there.test": {"A": ["127.0.0.1"]}}) as dns:
-        resolver = Resolver([dns.address], deadline_s=1.0)
-        made = await open_https("web.there.test", site.port, resolver=resolver, tls=tls, guard=guard, deadline_s=2.0)
+        resolver = Resolver([dns.address], deadline_s=PATIENT_S)
+        made = await open_https(
+            "web.there.test", site.port, resolver=resolver, tls=tls, guard=guard, deadline_s=PATIENT_S
+        )
         try:
             yield made
         finally:
@@ -153,9 +155,9 @@ async def test_a_host_that_is_not_there_or_speaks_no_tls_is_trouble(site, tls):
 
     server = await asyncio.start_server(mute, "127.0.0.1", 0)
     async with server, DnsServer({"web.there.test": {"A": ["127.0.0.1"]}}) as dns:
-        resolver = Resolver([dns.address], deadline_s=1.0)
+        resolver = Resolver([dns.address], deadline_s=PATIENT_S)
         port = server.sockets[0].getsockname()[1]
         for host, said in (("web.there.test", "no TLS with web.there.test"), ("no.there.test", "does not exist")):
             with pytest.raises(HttpsTrouble, match=said) as caught:
-                await open_https(host, port, resolver=resolver, tls=tls, guard=LOOPBACK, deadline_s=2.0)
+                await open_https(host, port, resolver=resolver, tls=tls, guard=LOOPBACK, deadline_s=PATIENT_S)
             assert not caught.value.unproved

@@ -109,7 +109,8 @@ def _ensure_table(connection: Raw, cut: Cut, now: Instant, since: Instant) -> li
 def drop_before(connection: Raw, table: str, before: Instant) -> list[str]:
     """Drops a table's partitions that end before then and that hold nothing of a waiting mail; their names.
 
-    A partition that somebody reads just now is left for the next time: waiting for it would hold up every accept.
+    A partition that somebody reads just now is left for the next time: waiting for it would hold up every accept. One node
+    drops at a time: PostgreSQL faults when two drop the same partition ("could not find tuple for parent of relation").
     """
     dropped = []
     for part in parts(connection):
@@ -117,6 +118,7 @@ def drop_before(connection: Raw, table: str, before: Instant) -> list[str]:
             try:
                 with connection.transaction():
                     connection.execute("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
+                    connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
                     connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(part.name)))
                 dropped.append(part.name)
             except (LockNotAvailable, UndefinedTable):
