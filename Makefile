@@ -6,6 +6,9 @@ PYTEST = .venv/bin/python -m pytest
 # One more than there are cores: much of the time tests wait for deadlines and for other programs.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
+# Servers that tests start would compile the whole program each time: half of the CPU of a start.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: setup dev run test test-long check format bench clean
 
 setup:

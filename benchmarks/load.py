@@ -31,7 +31,8 @@ _ID = re.compile(rb'"id":"(msg_[0-9a-z]{26})"')
 class Job(msgspec.Struct, frozen=True):
     """kind: http, smtp.  ports: the connections are spread over them.  first, count: the mails' numbers.  secret: our
     API key; None for Postfix, which trusts loopback.  sink_port: 0, or where this process shall be the sink itself and
-    send one mail at a time.  domains: of the recipients, in turn, all names of one length."""
+    send one mail at a time.  domains: of the recipients, in turn, all names of one length.  once: each mail has an
+    idempotency key of its own."""
 
     kind: str
     ports: tuple[int, ...]
@@ -41,6 +42,7 @@ class Job(msgspec.Struct, frozen=True):
     secret: str | None = None
     sink_port: int = 0
     domains: tuple[str, ...] = mails.DOMAINS
+    once: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -118,26 +120,30 @@ class Client(asyncio.Protocol):
             self.send_next()
 
 
-def http_requests(secret: str, domains: tuple[str, ...]) -> list[tuple[bytes, bytes, bytes]]:
-    """POST /emails for each variant of a mail, cut where recipient and number belong."""
+_ONCE = b"Idempotency-Key: order-%06d\r\n"
+
+
+def http_requests(secret: str, domains: tuple[str, ...]) -> list[tuple[bytes, bytes, bytes, bytes]]:
+    """POST /emails for each variant of a mail, cut where another header, recipient and number belong."""
     requests = []
     for variant in range(mails.VARIANTS):
         before, between, after = mails.api_template(variant)
         size = len(before + between + after) + len(mails.recipient(0, domains)) + 6
         head = (
             f"POST /emails HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {secret}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {size}\r\n"
         )
-        requests.append((head.encode() + before, between, after))
+        requests.append((head.encode(), b"\r\n" + before, between, after))
     return requests
 
 
 class HttpClient(Client):
     """POST /emails on a kept connection."""
 
-    def __init__(self, work: Work, requests: list[tuple[bytes, bytes, bytes]]) -> None:
+    def __init__(self, work: Work, requests: list[tuple[bytes, bytes, bytes, bytes]], *, once: bool) -> None:
         super().__init__(work)
         self._requests = requests
+        self._once = once
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ready at once."""
@@ -149,11 +155,11 @@ class HttpClient(Client):
         n = self.work.take()
         if n is None:
             return
-        before, between, after = self._requests[n % mails.VARIANTS]
+        head, before, between, after = self._requests[n % mails.VARIANTS]
+        recipient = mails.recipient(n, self.work.domains).encode()
         self.sent_at = perf_counter()
-        self.transport.write(
-            b"".join((before, mails.recipient(n, self.work.domains).encode(), between, b"%06d" % n, after))
-        )
+        once = _ONCE % n if self._once else b""
+        self.transport.write(b"".join((head, once, before, recipient, between, b"%06d" % n, after)))
 
     def data_received(self, data: bytes) -> None:
         """200 with an id that was not given before, or the run is void."""
@@ -174,10 +180,11 @@ class HttpClient(Client):
 class SmtpClient(Client):
     """A session that is kept: MAIL, RCPT, DATA in one packet, then the message, then the next."""
 
-    def __init__(self, work: Work, raws: list[tuple[bytes, bytes]], secret: str | None) -> None:
+    def __init__(self, work: Work, raws: list[tuple[bytes, bytes]], secret: str | None, *, once: bool) -> None:
         super().__init__(work)
         self._raws = raws
         self._secret = secret
+        self._once = once
         self._n = 0
         self._expect([b"220"], self._greet)
 
@@ -224,7 +231,8 @@ class SmtpClient(Client):
     def _send_message(self) -> None:
         self._expect([b"250"], self.accepted)
         before, after = self._raws[self._n % mails.VARIANTS]
-        self.transport.write(b"".join((before, b"%06d" % self._n, after, b".\r\n")))
+        once = _ONCE % self._n if self._once else b""
+        self.transport.write(b"".join((once, before, b"%06d" % self._n, after, b".\r\n")))
 
 
 class Sink(asyncio.Protocol):
@@ -275,7 +283,11 @@ async def connected(job: Job, work: Work) -> list[Client]:
     requests = http_requests(job.secret or "", job.domains)
     raws = [mails.raw_template(variant) for variant in range(mails.VARIANTS)]
     for number in range(job.connections):
-        client = HttpClient(work, requests) if job.kind == "http" else SmtpClient(work, raws, job.secret)
+        client: Client
+        if job.kind == "http":
+            client = HttpClient(work, requests, once=job.once)
+        else:
+            client = SmtpClient(work, raws, job.secret, once=job.once)
         port = job.ports[number % len(job.ports)]
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]  # a default binds it now
         await client.ready

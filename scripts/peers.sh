@@ -22,6 +22,8 @@ for pair in swaks:swaks node:nodejs npm:npm curl:curl openssl:openssl php:php-cl
     /usr/share/php/libphp-phpmailer/autoload.php:libphp-phpmailer; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || [ -e "${pair%%:*}" ] || [ -x "/usr/sbin/${pair%%:*}" ] || missing="$missing ${pair#*:}"
 done
+# swaks only recommends what it needs for TLS.
+perl -MNet::SSLeay -e1 2>/dev/null || missing="$missing libnet-ssleay-perl"
 if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1; then
     as_root=
     [ "$(id -u)" = 0 ] || as_root="sudo -n"

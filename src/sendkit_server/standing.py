@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sendkit_server.config import Settings, acme_challenge_of
+from sendkit_server.config import Settings, acme_binding_of, acme_challenge_of
 from sendkit_server.deliver.route import Direct, Route, Smarthost
 from sendkit_server.manage.certificate_view import Wanted
 from sendkit_server.manage.domains import DnsNames
@@ -88,6 +88,7 @@ def certificates_wanted(settings: Settings) -> Wanted:
         email=settings.acme_email or "",
         directory=settings.acme_directory,
         challenge=acme_challenge_of(settings),
+        binding=acme_binding_of(settings),
         cert=Path(settings.tls_cert) if given else settings.data_dir / "tls" / "cert.pem",
         given=given,
     )

@@ -281,3 +281,47 @@ async def test_lets_encrypts_own_test_authority_issues_by_either_challenge(
                 names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
                 assert names.get_values_for_type(x509.DNSName) == [name]
         assert await server.stop() == 0
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Pebble is not installed (apt install pebble)")
+@pytest.mark.engine("sqlite")
+async def test_an_authority_that_wants_accounts_of_its_pages_gets_what_they_showed(
+    make_server: Callable[..., Server], dns: DnsServer, tmp_path: Path
+) -> None:
+    kid, key = "kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+    (http,) = free_ports(1)
+    dns.zone[HOST] = {"A": ["127.0.0.1"]}
+    async with Pebble(tmp_path, dns=dns.address, http=http, tls=0, bindings={kid: key}) as pebble:
+        server = make_server(
+            SENDKIT_ACME_EMAIL="ops@sender.test",
+            SENDKIT_ACME_DIRECTORY=pebble.directory,
+            SENDKIT_ACME_CHALLENGE="http-01",
+            SENDKIT_CA_FILE=str(pebble.ca_file),
+            SENDKIT_HTTP_BIND=f"127.0.0.1:{http}",
+        )
+
+        async def told(**more: str) -> str:
+            """What it says until the order that it begins with these settings is at its end: nothing has to be waited for."""
+            server.log = ""
+            server.settings |= {f"SENDKIT_ACME_{name}": value for name, value in more.items()}
+            await server.start()
+            await until(lambda: '"acme.issued"' in server.log or '"acme.failed"' in server.log, 20, "an order's end")
+            assert await server.stop() == 0
+            return server.log
+
+        missing = await told()
+        assert "SENDKIT_ACME_EAB_KID and SENDKIT_ACME_EAB_HMAC_KEY" in missing and '"acme.issued"' not in missing
+        unknown = await told(EAB_KID="kid-2", EAB_HMAC_KEY=key)
+        assert "unauthorized" in unknown and '"acme.issued"' not in unknown
+        wrong = await told(EAB_KID=kid, EAB_HMAC_KEY=key[::-1])
+        assert '"acme.failed"' in wrong and key[::-1] not in wrong
+        right = await told(EAB_KID=kid, EAB_HMAC_KEY=key)
+        assert right.count('"acme.registered"') == 1 and key not in right
+
+        # Another address makes no other account: the authority would not bind a second one.
+        server.settings["SENDKIT_ACME_EMAIL"] = "others@sender.test"
+        server.log = ""
+        await server.start()
+        await ordered_anew(server)
+        await until(lambda: '"acme.issued"' in server.log, 20, "another certificate")
+        assert '"acme.registered"' not in server.log

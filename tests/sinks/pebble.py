@@ -13,6 +13,7 @@ import shutil
 import socket
 import ssl
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import trustme
@@ -22,10 +23,14 @@ START_S = 20.0
 
 
 class Pebble:
-    """See above. http, tls: the ports where it looks for answers.  It refuses one good nonce in five."""
+    """See above. http, tls: the ports where it looks for answers.  bindings: keys by their ids, of which accounts need one;
+    none: they need none.  It refuses one good nonce in five."""
 
-    def __init__(self, folder: Path, *, dns: str, http: int, tls: int) -> None:
+    def __init__(
+        self, folder: Path, *, dns: str, http: int, tls: int, bindings: Mapping[str, str] | None = None
+    ) -> None:
         self._folder, self._dns, self._http, self._tls = folder, dns, http, tls
+        self._bindings = dict(bindings or {})
         self.ca_file = folder / "pebble-ca.pem"
         self._process: asyncio.subprocess.Process | None = None
         self._port, self._management = free_ports(2)
@@ -43,6 +48,8 @@ class Pebble:
             "privateKey": str(self._folder / "pebble.key"),
             "httpPort": self._http,
             "tlsPort": self._tls,
+            "externalAccountBindingRequired": bool(self._bindings),
+            "externalAccountMACKeys": self._bindings,
         }
         (self._folder / "pebble.json").write_text(json.dumps({"pebble": settings}))
         assert PROGRAM is not None

@@ -7,12 +7,13 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from store_mails import completion, new_mail, owned_job
 
 from sendkit_server.store import schema
@@ -140,6 +141,30 @@ async def test_after_closing_nothing_is_accepted(tmp_path: Path, database_url: s
     store.close()
     with pytest.raises(StoreUnavailable):
         await store.accept(new_mail(1))
+
+
+@pytest.mark.engine("postgres")
+async def test_a_read_that_outlives_the_store_leaves_no_connection_behind(tmp_path: Path, database_url: str) -> None:
+    opened = open_store(tmp_path, "secret", "tests", database_url)
+    opened.start(1_000)
+    begun, go_on = threading.Event(), threading.Event()
+    pids: list[int] = []
+
+    def slow(connection: Connection) -> None:
+        pids.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        begun.set()
+        go_on.wait(20)
+
+    reading = asyncio.create_task(opened.read(slow))
+    await asyncio.to_thread(begun.wait, 20)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    opened.close()
+    go_on.set()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        async with asyncio.timeout(20):
+            while connection.execute("SELECT 1 FROM pg_stat_activity WHERE pid = ANY(%s)", (pids,)).fetchone():
+                await asyncio.sleep(0.01)
 
 
 def test_a_seal_opens_with_its_key_and_purpose_only() -> None:

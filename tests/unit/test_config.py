@@ -10,6 +10,7 @@ from sendkit_server.config import (
     NOT_BUILT,
     Address,
     ConfigError,
+    acme_binding_of,
     acme_challenge_of,
     load,
     parse_binds,
@@ -17,6 +18,9 @@ from sendkit_server.config import (
     parse_durations_ms,
     parse_size,
 )
+from sendkit_server.model.certificate import Binding
+
+KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,9 @@ def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
         ({"SENDKIT_HTTP_BIND": "[::]:8080"}, "SENDKIT_HTTPS_BIND"),
         ({"SENDKIT_DEV_SMTP_BIND": "0.0.0.0:1025"}, "keep it on loopback"),
         ({"SENDKIT_TLS_CERT": "x.pem"}, "given together"),
+        ({"SENDKIT_ACME_EAB_KID": "kid-1"}, "given together"),
+        ({"SENDKIT_ACME_EAB_HMAC_KEY": KEY}, "given together"),
+        ({"SENDKIT_ACME_EAB_KID": "kid-1", "SENDKIT_ACME_EAB_HMAC_KEY": KEY}, "SENDKIT_ACME_EMAIL"),
         ({"SENDKIT_BEHIND_PROXY": "maybe"}, "say yes or no"),
         ({"SENDKIT_RETRY_SCHEDULE": "1m,soon"}, "give a number and a unit"),
         ({"SENDKIT_ALLOW_PRIVATE_NETWORKS": "loopback"}, "allow_private_networks"),
@@ -80,6 +87,20 @@ def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
 def test_a_wrong_value_refuses_the_start_and_says_why(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(environment)
+
+
+@pytest.mark.parametrize("text", ["short", "no key at all, with spaces", KEY + "A"])
+def test_a_key_that_is_none_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(ConfigError, match="base64url") as raised:
+        load({"SENDKIT_ACME_EAB_HMAC_KEY": text})
+    assert text not in str(raised.value) and "SENDKIT_ACME_EAB_HMAC_KEY" in str(raised.value)
+
+
+def test_the_key_of_a_binding_may_be_written_in_either_alphabet() -> None:
+    shared = {"SENDKIT_ACME_EMAIL": "ops@a.test", "SENDKIT_HOSTNAME": "mail.a.test", "SENDKIT_ACME_EAB_KID": "kid-1"}
+    found = {acme_binding_of(load({**shared, "SENDKIT_ACME_EAB_HMAC_KEY": text})) for text in ("ab-_" * 6, "ab+/" * 6)}
+    assert found == {Binding("kid-1", "ab-_" * 6)}
+    assert acme_binding_of(load({"SENDKIT_ACME_EAB_HMAC_KEY": ""})) is None
 
 
 @pytest.mark.parametrize(

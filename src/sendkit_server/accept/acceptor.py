@@ -189,12 +189,23 @@ class Acceptor:
             raise Refused(refused)
 
     async def _once(self, call: once.Call, accept: Callable[[], Awaitable[Accepted | Refusal]]) -> Accepted | Refusal:
-        """Obeys a call that has a key, unless it was obeyed before."""
-        earlier = await self._earlier.look(call, self._clock())
-        if earlier is not None:
-            return earlier
+        """Obeys a call that has a key, unless it was obeyed before.
+
+        Storing the mail finds an earlier call by itself. It is looked for only where the answer is likely to be there, and
+        where this call would be refused: what was obeyed once is answered so, whatever has changed since.
+        """
+        waited = await self._earlier.begin(call)
         try:
-            return await accept()
+            if waited and (earlier := await self._earlier.answer(call, self._clock())) is not None:
+                return earlier
+            try:
+                result = await accept()
+            except Refused as error:
+                result = error.refusal
+            if isinstance(result, Refusal):
+                with suppress(StoreUnavailable):
+                    return await self._earlier.answer(call, self._clock()) or result
+            return result
         finally:
             self._earlier.end(call)
 

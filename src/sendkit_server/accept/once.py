@@ -112,26 +112,26 @@ class Earlier:
         self._store = store
         self._running: dict[tuple[int, str, str], asyncio.Future[None]] = {}
 
-    async def look(self, call: Call, now: Instant) -> Accepted | Refusal | None:
-        """The earlier call's answer, which is waited for a while; None when there is none: then this one begins, and
-        `end` must follow."""
+    async def begin(self, call: Call) -> bool:
+        """Begins the call, and waits a while for the same one that runs: whether there was one. `end` must follow.
+
+        Refused: it runs for longer than is waited.
+        """
         name = call.team_id, call.scope, call.key
-        running = self._running.get(name)
-        while running is not None:
+        waited = False
+        while (running := self._running.get(name)) is not None:
+            waited = True
             done, _ = await asyncio.wait([running], timeout=PATIENCE_S)
             if not done:
-                return refusal.STILL_RUNNING
-            running = self._running.get(name)
+                raise Refused(refusal.STILL_RUNNING)
         self._running[name] = asyncio.get_running_loop().create_future()
-        try:
-            found = await self._store.read(lambda connection: queries.find(connection, name, now))
-        except BaseException:
-            self.end(call)
-            raise
-        if found is None:
-            return None
-        self.end(call)
-        return answer_of(call, found)
+        return waited
+
+    async def answer(self, call: Call, now: Instant) -> Accepted | Refusal | None:
+        """What the call is told when it was obeyed before; None: it was not. StoreUnavailable."""
+        name = call.team_id, call.scope, call.key
+        found = await self._store.read(lambda connection: queries.find(connection, name, now))
+        return None if found is None else answer_of(call, found)
 
     def end(self, call: Call) -> None:
         """It has an answer, whichever."""

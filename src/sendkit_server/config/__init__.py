@@ -5,7 +5,7 @@ or a value of the wrong form, refuses the start and says which. Parts get what t
 cli imports this module.
 """
 
-from sendkit_server.config.derived import acme_challenge_of, limits_of, routing_of
+from sendkit_server.config.derived import acme_binding_of, acme_challenge_of, limits_of, routing_of
 from sendkit_server.config.forms import (
     Address,
     parse_binds,
@@ -26,6 +26,7 @@ __all__ = [
     "Address",
     "ConfigError",
     "Settings",
+    "acme_binding_of",
     "acme_challenge_of",
     "is_secret",
     "limits_of",

@@ -7,7 +7,7 @@ from typing import Any
 from sendkit_server.accept.limits import LimitSettings
 from sendkit_server.config.settings import ConfigError, Settings
 from sendkit_server.deliver.routing import Routing, parse_routing
-from sendkit_server.model.certificate import HTTP_01, TLS_ALPN_01
+from sendkit_server.model.certificate import HTTP_01, TLS_ALPN_01, Binding
 
 
 def acme_challenge_of(settings: Settings) -> str:
@@ -16,6 +16,13 @@ def acme_challenge_of(settings: Settings) -> str:
         return str(settings.acme_challenge)
     by_tls = not settings.acme_http_bind and any(address.port == 443 for address in settings.https_bind)
     return TLS_ALPN_01 if by_tls else HTTP_01
+
+
+def acme_binding_of(settings: Settings) -> Binding | None:
+    """The account on the authority's pages that ours belongs to, if one was given."""
+    if settings.acme_eab_kid is None:
+        return None
+    return Binding(settings.acme_eab_kid, settings.acme_eab_hmac_key)
 
 
 def routing_of(settings: Settings) -> Routing:

@@ -160,6 +160,16 @@ def parse_optional(text: str) -> str | None:
     return None if _is_none(text) else text.strip()
 
 
+def parse_mac_key(text: str) -> str | None:
+    """A key in base64url, with or without padding, also in the other alphabet of base64; nothing or `none` is None."""
+    if _is_none(text):
+        return None
+    found = text.strip().rstrip("=").translate(str.maketrans("+/", "-_"))
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16,}", found) or len(found) % 4 == 1:
+        raise ValueError("give the key in base64url, as the authority shows it")
+    return found
+
+
 def parse_database_url(text: str) -> str | None:
     """A URL of PostgreSQL; nothing or `none` is None."""
     if _is_none(text):

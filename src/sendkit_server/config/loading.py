@@ -16,6 +16,7 @@ from sendkit_server.config.forms import (
     parse_binds,
     parse_database_url,
     parse_limit,
+    parse_mac_key,
     parse_names,
     parse_networks,
     parse_optional,
@@ -26,7 +27,7 @@ from sendkit_server.config.forms import (
     parse_tables,
 )
 from sendkit_server.config.settings import ConfigError, Settings
-from sendkit_server.config.table import BY_NAME, NOT_BUILT, PREFIX, SETTINGS, Setting
+from sendkit_server.config.table import BY_NAME, NOT_BUILT, PREFIX, SETTINGS, Setting, is_secret
 from sendkit_server.model.certificate import certifiable
 
 
@@ -50,7 +51,8 @@ def load(environment: Mapping[str, str], overrides: Mapping[str, str] | None = N
         try:
             values[name] = setting.parse(text)
         except ValueError as error:
-            raise ConfigError(f"{name} = {text!r} (from {source}): {error}") from None
+            shown = "" if is_secret(name) else f" = {text!r}"
+            raise ConfigError(f"{name}{shown} (from {source}): {error}") from None
         sources[name], texts[name] = source, text
     settings = Settings(values, sources, texts, _not_obeyed(environment, file_values))
     _check_together(settings)
@@ -72,6 +74,7 @@ def _knows_none(setting: Setting[Any]) -> bool:
         parse_tables,
         parse_table_list,
         parse_resolvers,
+        parse_mac_key,
     )
 
 
@@ -131,6 +134,10 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("tls_cert and tls_key are given together or not at all")
     if settings.acme_email is not None:
         _check_acme(settings)
+    if (settings.acme_eab_kid is None) != (settings.acme_eab_hmac_key is None):
+        raise ConfigError("acme_eab_kid and acme_eab_hmac_key are given together or not at all")
+    if settings.acme_eab_kid is not None and settings.acme_email is None:
+        raise ConfigError("acme_eab_kid is set, but nothing is ordered without acme_email: set SENDKIT_ACME_EMAIL")
     if settings.database_url is not None and settings.secret_key is None:
         raise ConfigError(
             "SENDKIT_DATABASE_URL needs SENDKIT_SECRET_KEY: all nodes of one database seal with the same key, so none may "

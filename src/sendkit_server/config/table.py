@@ -19,6 +19,7 @@ from sendkit_server.config.forms import (
     parse_duration_ms,
     parse_durations_ms,
     parse_limit,
+    parse_mac_key,
     parse_names,
     parse_networks,
     parse_optional,
@@ -94,6 +95,13 @@ SETTINGS: tuple[Setting[Any], ...] = (
         "https://acme-v02.api.letsencrypt.org/directory",
         "the authority that certificates are ordered from",
     ),
+    Setting(
+        "acme_eab_kid",
+        parse_optional,
+        "none",
+        "external account binding, for authorities that want an account on their pages first (ZeroSSL, Google): the key id there",
+    ),
+    Setting("acme_eab_hmac_key", parse_mac_key, "none", "the key of acme_eab_kid, base64url as the authority shows it"),
     Setting(
         "acme_challenge",
         one_of("auto", "http-01", "tls-alpn-01"),
@@ -216,4 +224,4 @@ NOT_BUILT = frozenset(
 
 def is_secret(name: str) -> bool:
     """Whether `sendkit config` hides the value."""
-    return name in ("secret_key", "route", "routes", "routing", "database_url")
+    return name in ("acme_eab_hmac_key", "secret_key", "route", "routes", "routing", "database_url")

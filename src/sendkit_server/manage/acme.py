@@ -213,8 +213,8 @@ class Certifier:
     async def _account(self) -> Account:
         wanted = self._wanted
         account = (await kept.read(self._store)).accounts.get(wanted.directory)
-        if account is None or account.email != wanted.email:
-            account = await self._authority.registered(Account(new_key(), wanted.email))
+        if account is None or not account.serves(wanted.email, wanted.binding):
+            account = await self._authority.registered(Account(new_key(), wanted.email), wanted.binding)
             await kept.keep(self._store, [(kept.ACCOUNT, wanted.directory, account)], self._clock())
             log.info("acme.registered", directory=wanted.directory, account=account.uri)
         return account

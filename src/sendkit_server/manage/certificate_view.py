@@ -10,7 +10,7 @@ import msgspec
 from sendkit_server.manage import certificate_book as kept
 from sendkit_server.manage.certificate_book import Book
 from sendkit_server.manage.keys import ManageError
-from sendkit_server.model.certificate import Tries, certifiable, covers, due_at, warn_at
+from sendkit_server.model.certificate import Binding, Tries, certifiable, covers, due_at, warn_at
 from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.model.mail import Warning_
 from sendkit_server.store.store import Store
@@ -18,7 +18,8 @@ from sendkit_server.store.store import Store
 
 class Wanted(msgspec.Struct, frozen=True):
     """What the settings ask for. email: empty: nothing is ordered.  web: hosts of pages and links are served with TLS here,
-    so they need certificates, too.  cert: the file that is shown where nothing else fits.  given: it is the operator's."""
+    so they need certificates, too.  binding: None: the account is ours alone.  cert: the file that is shown where nothing
+    else fits.  given: it is the operator's."""
 
     hostname: str = ""
     public_host: str | None = None
@@ -26,13 +27,15 @@ class Wanted(msgspec.Struct, frozen=True):
     email: str = ""
     directory: str = ""
     challenge: str = ""
+    binding: Binding | None = None
     cert: Path = Path()
     given: bool = False
 
     @property
     def setup(self) -> str:
         """Tells whether what failed was tried with these settings."""
-        return f"{self.directory} {self.challenge} {self.email}"
+        bound = f" {self.binding.mark}" if self.binding else ""
+        return f"{self.directory} {self.challenge} {self.email}{bound}"
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ something need not wait: other settings, or `sendkit certificates renew`, make i
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Iterable
 
@@ -22,12 +23,34 @@ LAST_RETRY_MS = DAY_MS
 WARN_BEFORE_MS = 14 * DAY_MS
 
 
+class Binding(msgspec.Struct, frozen=True):
+    """An account on an authority's pages that ours is to belong to (RFC 8555 7.3.4). mac_key: base64url, as it is shown
+    there."""
+
+    kid: str
+    mac_key: str
+
+    @property
+    def mark(self) -> str:
+        """Tells this pair from another one, without the secret."""
+        return hashlib.sha256(f"{self.kid}\0{self.mac_key}".encode()).hexdigest()[:16]
+
+
 class Account(msgspec.Struct, frozen=True):
-    """Who we are to an authority. key: PEM.  uri: empty until it is registered."""
+    """Who we are to an authority. key: PEM.  uri: empty until it is registered.  kid: of the account on its pages that it is
+    bound to; empty for none."""
 
     key: str
     email: str
     uri: str = ""
+    kid: str = ""
+
+    def serves(self, email: str, binding: Binding | None) -> bool:
+        """Whether it is the account that is wanted. A binding is often good for one account alone, so what is bound is
+        kept even when the address is another one now."""
+        if binding is None:
+            return self.email == email and not self.kid
+        return self.kid == binding.kid
 
 
 class Challenge(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
 from requests.adapters import HTTPAdapter
 
-from sendkit_server.model.certificate import TLS_ALPN_01, Account, Challenge
+from sendkit_server.model.certificate import TLS_ALPN_01, Account, Binding, Challenge
 from sendkit_server.net.https import USER_AGENT
 from sendkit_server.net.tls_client import TlsClient
 
@@ -134,28 +134,32 @@ class Authority:
         """Waits for nothing."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def registered(self, account: Account) -> Account:
-        """The account with its URI, made at the authority if its key is new there. AcmeTrouble."""
-        return await self._call(self._register, account)
+    async def registered(self, account: Account, binding: Binding | None = None) -> Account:
+        """The account with its URI, made at the authority if its key is new there, and bound as told. AcmeTrouble."""
+        return await self._call(self._register, account, binding)
 
     async def order(self, account: Account, name: str, key: str, kind: str) -> Order:
         """Asks for a certificate for a DNS name. key: the certificate's, PEM.  kind: of the challenge. AcmeTrouble."""
         return await self._call(self._order, account, name, key, kind)
 
-    def _register(self, account: Account) -> Account:
+    def _register(self, account: Account, binding: Binding | None) -> Account:
         talk = _Talk(self._url, self._ca_file, account)
-        if talk.client.external_account_required():
+        if binding is None and talk.client.external_account_required():
             raise AcmeTrouble(
-                "the authority wants accounts that were made on its pages first (external account binding), which is not "
-                "supported: set SENDKIT_ACME_DIRECTORY to another one",
+                "the authority wants accounts that were made on its pages first (external account binding): set "
+                "SENDKIT_ACME_EAB_KID and SENDKIT_ACME_EAB_HMAC_KEY to what they show",
                 "externalAccountRequired",
             )
-        wanted = messages.NewRegistration.from_data(email=account.email, terms_of_service_agreed=True)
+        wanted = messages.NewRegistration.from_data(
+            email=account.email,
+            terms_of_service_agreed=True,
+            external_account_binding=None if binding is None else talk.bound(binding),
+        )
         try:
             uri = talk.client.new_account(wanted).uri
         except errors.ConflictError as known:
             uri = known.location
-        return msgspec.structs.replace(account, uri=uri)
+        return msgspec.structs.replace(account, uri=uri, kid=binding.kid if binding else "")
 
     def _order(self, account: Account, name: str, key: str, kind: str) -> Order:
         talk = _Talk(self._url, self._ca_file, account)
@@ -243,6 +247,13 @@ class _Talk:
         self._net = _Network(self.key, known, ca_file)
         directory = client.ClientV2.get_directory(directory_url, self._net)
         self.client = client.ClientV2(directory, self._net)
+
+    def bound(self, binding: Binding) -> dict[str, Any]:
+        """Our key, signed with the one that the authority's pages have shown (RFC 8555 7.3.4)."""
+        found: dict[str, Any] = messages.ExternalAccountBinding.from_data(
+            self.key.public_key(), binding.kid, binding.mac_key, self.client.directory
+        )
+        return found
 
     def begin(self, placed: messages.OrderResource) -> None:
         """Hands in the certificate's key."""

@@ -193,3 +193,4 @@ async def test_a_row_that_cannot_be_written_does_not_end_the_log(api: Api, monke
                 await asyncio.sleep(0.01)
     finally:
         running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -135,7 +135,7 @@ async def test_an_authority_that_cannot_be_reached_proved_or_understood_is_every
             (acme.directory, None, "CERTIFICATE_VERIFY_FAILED"),
             (f"{base}/dir", roots, "not one of ACME"),
             (f"{base}/none", roots, "not one of ACME"),
-            (f"{base}/bound", roots, "SENDKIT_ACME_DIRECTORY"),
+            (f"{base}/bound", roots, "SENDKIT_ACME_EAB_KID"),
         ):
             authority = Authority(url, ca_file)
             trouble = await trouble_of(authority)

@@ -58,7 +58,7 @@ async def test_an_answer_that_is_kept_back_is_not_taken_for_none(fault, where):
 async def test_a_record_whose_digest_has_another_length_makes_the_answer_unreadable():
     zone = {**ZONE, "_25._tcp.mx.there.test": {"TLSA": [RECORD, "3 1 1 abcd"]}}
     async with DnsServer(zone, authentic=zone) as dns:
-        assert isinstance(await Dnssec([dns.address]).tlsa("mx.there.test", 25), DnsProblem)
+        assert isinstance(await Dnssec([dns.address], deadline_s=2.0).tlsa("mx.there.test", 25), DnsProblem)
 
 
 async def test_a_host_without_records_has_none():

@@ -79,6 +79,7 @@ class PostgresEngine:
             given = conninfo_to_dict(url)
         except psycopg.ProgrammingError as error:
             raise StoreError(f"SENDKIT_DATABASE_URL cannot be read: {one_line(error)}") from None
+        self._closed = False
         self._options: dict[str, Any] = {**_WATCHED, "application_name": "sendkit", **given}
         self.pooled = self._examine()
         self._writing = self._engine(self._connect_writer, poolclass=NullPool)
@@ -171,6 +172,15 @@ class PostgresEngine:
 
     def read(self, function: Callable[[Connection], T]) -> T:
         """A connection of our own is read-only for ever; one that a pooler lends only in a transaction."""
+        pool = self.reading.pool
+        try:
+            return self._read(function)
+        finally:
+            if self._closed:
+                # `close` has closed what was in the pool then; this reader's connection came back to it only now.
+                pool.dispose()
+
+    def _read(self, function: Callable[[Connection], T]) -> T:
         with self.reading.connect() as connection:
             if not self.pooled:
                 return function(connection)
@@ -240,7 +250,8 @@ class PostgresEngine:
         return 0
 
     def close(self) -> None:
-        """Closes the readers."""
+        """Closes the readers, and one that is still read from when that is done."""
+        self._closed = True
         self.reading.dispose()
         self._writing.dispose()
 
