@@ -43,6 +43,7 @@ bench: dev
 	.venv/bin/python benchmarks/run.py
 	.venv/bin/python benchmarks/engines.py
 	.venv/bin/python benchmarks/hostile.py
+	.venv/bin/python benchmarks/limits.py
 
 clean:
 	rm -rf .venv .cache

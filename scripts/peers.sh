@@ -1,6 +1,6 @@
 #!/bin/sh
 # Brings the real programs that tests run against: swaks, PHPMailer, Node with its packages, PostgreSQL's server and
-# PgBouncer, Postfix with what it logs in by, Pebble (a certificate authority), Chromium, and strace and faketime for disks
+# PgBouncer, Postfix with what it logs in by, HAProxy, Pebble (a certificate authority), Chromium, and strace and faketime for disks
 # that fail and clocks that jump.
 # As root or with sudo -n they are installed by apt. Elsewhere what is missing is named, and its tests are reported as
 # not run; in CI (CI=true) it is an error.
@@ -18,7 +18,7 @@ for found in /usr/lib/*/sasl2/libplain.so; do
 done
 for pair in swaks:swaks node:nodejs npm:npm curl:curl openssl:openssl php:php-cli \
     "$postgres:postgresql" pgbouncer:pgbouncer strace:strace faketime:faketime postconf:postfix "$sasl:libsasl2-modules" \
-    pebble:pebble chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
+    pebble:pebble haproxy:haproxy chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
     /usr/share/php/libphp-phpmailer/autoload.php:libphp-phpmailer; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || [ -e "${pair%%:*}" ] || [ -x "/usr/sbin/${pair%%:*}" ] || missing="$missing ${pair#*:}"
 done

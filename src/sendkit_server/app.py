@@ -72,6 +72,7 @@ from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.net.dnssec import Dnssec, trusted_servers
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.listen import can_bind, listen, source_addresses
+from sendkit_server.net.proxied import Proxies
 from sendkit_server.net.resolver import Resolver
 from sendkit_server.net.tls_client import TlsClient
 from sendkit_server.net.tls_server import ServerTls
@@ -427,11 +428,14 @@ class App:
         )
         first = await people.setup_link(self.store, Actor("server", self._now(), os.urandom))
         self.setup_url = None if first is None else self.public_url + first.path
-        self._http = HttpServer(pages, f"{self.public_url}/docs", self.refusals.note)
+        self._http = HttpServer(pages, f"{self.public_url}/docs", self.refusals.note, self._proxies())
         for sock in self._sockets["http_bind"]:
             await self._http.listen(sock)
         for sock in self._sockets["https_bind"]:
             await self._http.listen(sock, self._tls_context())
+
+    def _proxies(self) -> Proxies:
+        return Proxies(self.settings.trusted_proxies)
 
     def _open_smtp(self) -> None:
         settings = self.settings
@@ -440,6 +444,7 @@ class App:
             max_message_bytes=settings.max_message_bytes,
             max_recipients=settings.smtp_max_recipients,
             idle_s=settings.smtp_idle / 1000,
+            proxies=self._proxies(),
         )
         for name, mode in (("smtp_bind", "starttls"), ("smtps_bind", "tls"), ("dev_smtp_bind", "dev")):
             if not self._sockets[name]:
@@ -469,6 +474,7 @@ class App:
                 hostname=settings.hostname,
                 max_message_bytes=settings.max_message_bytes,
                 idle_s=settings.smtp_idle / 1000,
+                proxies=self._proxies(),
             ),
             inbound.takes,
             inbound.take,

@@ -9,6 +9,7 @@ from sinks.dns import PATIENT_S, DnsServer, Fault
 from sinks.hostile import RawServer
 from sinks.https import DRIP, HttpsSink, reply
 from sinks.pebble import Pebble, free_ports
+from sinks.proxy import proxy_header
 from sinks.smtp import DROP, SILENCE, Received, Session, SmtpSink, own_addresses
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SmtpSink",
     "free_ports",
     "own_addresses",
+    "proxy_header",
     "reply",
     "server_context",
 ]

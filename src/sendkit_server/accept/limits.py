@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from sendkit_server.model.instant import DAY_MS, MINUTE_MS, SECOND_MS, Instant, day_of, day_start, to_datetime
@@ -57,27 +59,24 @@ class Limits:
     def __init__(self, settings: LimitSettings, usage: Usage) -> None:
         self.settings = settings
         self._usage = usage
+        rates = ((KEY_RATE, settings.key_rate), (TEAM_RATE, settings.team_rate))
+        self._rates = [(kind, limit) for kind, limit in rates if limit is not None]
 
     async def call(self, key: ApiKey, now: Instant) -> Rate | None:
         """Counts one call: where its caller stands; None when calls are not limited."""
-        settings = self.settings
-        if not settings.any_rate:
+        if not self._rates:
             return None
         window = now - now % MINUTE_MS
         reset_s = max(1, -(-(window + MINUTE_MS - now) // SECOND_MS))
-        closest: Rate | None = None
-        for kind, name, limit in (
-            (KEY_RATE, key.id, settings.key_rate),
-            (TEAM_RATE, "", settings.team_rate),
-        ):
-            if limit is None:
-                continue
-            counted = Counted(key.team_id, kind, name, window)
-            if await self._usage.take(counted, 1, limit) is not None:
+        closest = least = -1
+        for kind, limit in self._rates:
+            counted = Counted(key.team_id, kind, key.id if kind is KEY_RATE else "", window)
+            fits, used = await self._usage.take(counted, 1, limit, now)
+            if not fits:
                 return Rate(limit, 0, reset_s, refused=True)
-            rate = Rate(limit, limit - await self._usage.used(counted), reset_s)
-            closest = rate if closest is None or rate.remaining < closest.remaining else closest
-        return closest
+            if least < 0 or limit - used < least:
+                closest, least = limit, limit - used
+        return Rate(closest, least, reset_s)
 
     async def take(self, key: ApiKey, domain: SendingDomain | None, recipients: int, now: Instant) -> list[Counted]:
         """Counts a mail's recipients where that is limited: what it was added to. Refused when it would be too many."""
@@ -100,7 +99,8 @@ class Limits:
         daily = key.restrictions.daily_limit
         if daily is not None:
             counted = Counted(key.team_id, KEY_DAY, key.id, day_of(now))
-            if (used := await self._usage.take(counted, recipients, daily)) is not None:
+            fits, used = await self._usage.take(counted, recipients, daily, now)
+            if not fits:
                 raise Refused(
                     restricted_to(f"This API key may send to {daily} recipients a day, and has sent to {used} today.")
                 )
@@ -109,7 +109,7 @@ class Limits:
             return  # nothing of it leaves
         if self.settings.monthly_quota is not None:
             counted = Counted(key.team_id, TEAM_MONTH, "", _month_of(now))
-            if await self._usage.take(counted, recipients, self.settings.monthly_quota) is not None:
+            if not (await self._usage.take(counted, recipients, self.settings.monthly_quota, now)).fits:
                 raise Refused(QUOTA_EXCEEDED)
             taken.append(counted)
         if self.settings.warm_up and domain is not None:
@@ -124,8 +124,8 @@ class Limits:
         if day >= len(WARM_UP):
             return
         counted = Counted(team_id, DOMAIN_DAY, domain.id, today)
-        used = await self._usage.take(counted, recipients, WARM_UP[day])
-        if used is not None:
+        fits, used = await self._usage.take(counted, recipients, WARM_UP[day], now)
+        if not fits:
             raise Refused(_warming_up(domain.name, day, WARM_UP[day], used, since, now))
         taken.append(counted)
 
@@ -148,4 +148,9 @@ def _warming_up(name: str, day: int, limit: int, used: int, since: Instant, now:
 
 
 def _month_of(now: Instant) -> Instant:
-    return day_start(f"{to_datetime(now):%Y-%m}-01")
+    return _month_of_day(day_of(now))
+
+
+@lru_cache(maxsize=8)
+def _month_of_day(day: Instant) -> Instant:
+    return day_start(f"{to_datetime(day):%Y-%m}-01")

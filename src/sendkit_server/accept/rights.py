@@ -26,7 +26,7 @@ def to_send(key: ApiKey, client: str) -> Refusal | None:
 def from_network(key: ApiKey, client: str) -> Refusal | None:
     """Why the key may not be used from an address; None when it may."""
     networks = key.restrictions.networks
-    if not networks or (client and _is_within(client, networks)):
+    if not networks or _is_within(client, networks):
         return None
     where = f"not from {client}" if client else "not from an unknown address"
     return restricted_to(f"This API key may be used only from {_listed(networks)}, {where}.")
@@ -82,8 +82,10 @@ def _matches(from_: Mailbox, pattern: str) -> bool:
     return from_.matching == pattern
 
 
-def _is_within(client: str, networks: Sequence[str]) -> bool:
-    address = peer_address(client)
+# Asked twice a mail; an application sends from few addresses, and reading them takes longer than all the rest.
+@lru_cache(maxsize=4096)
+def _is_within(client: str, networks: tuple[str, ...]) -> bool:
+    address = peer_address(client) if client else None
     return address is not None and any(address in _network(each) for each in networks)
 
 

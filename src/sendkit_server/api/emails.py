@@ -44,8 +44,11 @@ async def send(service: Service, request: Request) -> Response | Refusal:
 
 def _rate_headers(rate: Rate) -> tuple[tuple[bytes, bytes], ...]:
     """Where the caller stands, in the words of the vendors' APIs."""
-    figures = ((b"limit", rate.limit), (b"remaining", rate.remaining), (b"reset", rate.reset_s))
-    return tuple((b"ratelimit-" + name, b"%d" % figure) for name, figure in figures)
+    return (
+        (b"ratelimit-limit", b"%d" % rate.limit),
+        (b"ratelimit-remaining", b"%d" % rate.remaining),
+        (b"ratelimit-reset", b"%d" % rate.reset_s),
+    )
 
 
 async def _send(service: Service, request: Request) -> Response | Refusal:

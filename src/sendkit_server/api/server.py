@@ -12,23 +12,28 @@ import socket
 import ssl
 import time
 from asyncio import TimerHandle
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
 import httptools
+import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from sendkit_server.api.http import Response, refusal_response
 from sendkit_server.events.refusals import Entry, Note
-from sendkit_server.model.refusal import Refusal
+from sendkit_server.model.refusal import ENDED_MEANWHILE, Refusal
+from sendkit_server.net.proxied import NO_PROXIES, BadProxyHeader, Proxies, announced
 
 HEAD_DEADLINE_S = 30.0
 KEEP_ALIVE_S = 75
 MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 200
 BACKLOG = 2048
+ACCEPTS_AT_ONCE = 64  # then others get their turn
+ACCEPT_PAUSE_S = 1.0  # when the system has no more file descriptors
 TLS_HANDSHAKE_S = 30.0
 # Closing with bytes unread makes the kernel send a reset, which can overtake the answer: for so long they are read away.
 LINGER_S = 2.0
@@ -37,6 +42,7 @@ NOT_HTTP = Refusal("validation_error", "This is not a valid HTTP/1.1 request.", 
 HEAD_TOO_LARGE = Refusal("validation_error", "The request's headers are too large.", 431)
 HEAD_TOO_SLOW = Refusal("validation_error", "The request's headers came too slowly.", 408)
 
+log = structlog.get_logger("http")
 
 UPGRADE_OPTIONS = frozenset({b"upgrade", b"http2-settings"})
 
@@ -46,12 +52,16 @@ class Protocol(HttpToolsProtocol):
 
     doc_url = ""
     note_refusal: Note
+    proxies: Proxies = NO_PROXIES
+    announced: str | None = None  # whom the proxy's header named
     _head_timer: TimerHandle | None = None  # until the head is whole; after a refusal, until the end
     _head_bytes = 0
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        if self.announced is not None:
+            self.client = (self.announced, 0)
         self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,6 +120,9 @@ class Protocol(HttpToolsProtocol):
         self._stop_timer()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            if self.proxies and self.client is not None:
+                forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
+                self.scope["client"] = (self.proxies.client_of(self.client[0], forwarded), 0)
             # The short ways of api/http.py: a body that came with its head need not be asked for, and an answer that
             # is whole leaves in one write.
             self.scope["sendkit.cycle"] = self.cycle  # type: ignore[typeddict-unknown-key]  # our own
@@ -144,6 +157,13 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         cycle.on_response()
 
+    def give_up(self) -> None:
+        """Answers what is not answered yet, at the program's end: uvicorn would call what is cancelled then a fault of ours."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_started and not cycle.disconnected:
+            cycle.keep_alive = False
+            self.reply(cycle, refusal_response(ENDED_MEANWHILE, self.doc_url))
+
     def _count(self, size_bytes: int) -> None:
         self._head_bytes += size_bytes
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
@@ -177,12 +197,10 @@ class Protocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     def _note(self, refusal: Refusal) -> None:
-        assert self.transport is not None
-        peer = self.transport.get_extra_info("peername")
         self.note_refusal(
             Entry(
                 door="http",
-                address=peer[0] if peer else "",
+                address=self.client[0] if self.client else "",
                 step="request head",
                 reply=f"{refusal.http_status} {refusal.name}: {refusal.message}",
                 detail={"status": refusal.http_status, "name": refusal.name, "message": refusal.message},
@@ -190,10 +208,84 @@ class Protocol(HttpToolsProtocol):
         )
 
 
-class HttpServer:
-    """All listeners of one application, plain and TLS."""
+class _Accepting:
+    """A listener that looks for a PROXY header on what trusted proxies open, before TLS begins; asyncio's own has no place
+    for that. connected: makes the protocol, for the client that was announced."""
 
-    def __init__(self, application: Any, doc_url: str, note_refusal: Note = lambda entry: None) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        connected: Callable[[str | None], Protocol],
+        proxies: Proxies,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._connected = connected
+        self._proxies = proxies
+        self._tls = tls
+        self._opening: set[asyncio.Task[None]] = set()
+        listener.listen(BACKLOG)
+        self._listen()
+
+    def close(self) -> None:
+        """Takes no more connections; those that are not open yet are dropped."""
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+        for task in self._opening:
+            task.cancel()
+
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._take)
+
+    def _take(self) -> None:
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                client, peer = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.error("http.accept_failed", error=str(error))
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(ACCEPT_PAUSE_S, self._listen)
+                return
+            client.setblocking(False)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self._loop.create_task(self._open(client, peer[0]))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, client: socket.socket, peer: str) -> None:
+        try:
+            named = await announced(client, HEAD_DEADLINE_S) if self._proxies.trusts(peer) else None
+            await self._loop.connect_accepted_socket(
+                lambda: self._connected(named),
+                client,
+                ssl=self._tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls is not None else None,
+            )
+        except BadProxyHeader as error:
+            log.info("http.proxy_header_refused", peer=peer, error=str(error))
+            client.close()
+        except OSError:  # the client has gone, or its handshake failed
+            client.close()
+        except asyncio.CancelledError:
+            client.close()
+            raise
+
+
+class HttpServer:
+    """All listeners of one application, plain and TLS. proxies: whose word is taken for whom a request comes from."""
+
+    def __init__(
+        self,
+        application: Any,
+        doc_url: str,
+        note_refusal: Note = lambda entry: None,
+        proxies: Proxies = NO_PROXIES,
+    ) -> None:
         self._config = Config(
             application,
             http=Protocol,
@@ -210,23 +302,35 @@ class HttpServer:
         # Whatever uvicorn would log about a client's bad bytes is the client's affair.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._state = ServerState()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | _Accepting] = []
+        self._proxies = proxies
         self._ticking: asyncio.Task[None] | None = None
         self._protocol = type(
-            "ServingProtocol", (Protocol,), {"doc_url": doc_url, "note_refusal": staticmethod(note_refusal)}
+            "ServingProtocol",
+            (Protocol,),
+            {"doc_url": doc_url, "note_refusal": staticmethod(note_refusal), "proxies": proxies},
         )
 
     async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serves a bound socket."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: self._protocol(self._config, self._state, {}, loop),
-            sock=listener,
-            ssl=tls,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=TLS_HANDSHAKE_S if tls is not None else None,
-        )
-        self._servers.append(server)
+
+        def connected(announced: str | None = None) -> Protocol:
+            made: Protocol = self._protocol(self._config, self._state, {}, loop)
+            made.announced = announced
+            return made
+
+        if self._proxies:
+            self._servers.append(_Accepting(listener, connected, self._proxies, tls))
+        else:
+            server = await loop.create_server(
+                connected,
+                sock=listener,
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S if tls is not None else None,
+            )
+            self._servers.append(server)
         if self._ticking is None:
             self._ticking = loop.create_task(self._tick())
 
@@ -238,6 +342,9 @@ class HttpServer:
             connection.shutdown()
         if self._state.tasks:
             await asyncio.wait(list(self._state.tasks), timeout=drain_s)
+        for connection in list(self._state.connections):
+            if isinstance(connection, Protocol):
+                connection.give_up()
         for task in list(self._state.tasks):
             task.cancel()
         for connection in list(self._state.connections):

@@ -69,6 +69,12 @@ SETTINGS: tuple[Setting[Any], ...] = (
     ),
     Setting("https_bind", parse_binds, "none", "the same over TLS"),
     Setting("behind_proxy", parse_yes, "no", "a proxy with TLS stands in front: http_bind may be off loopback"),
+    Setting(
+        "trusted_proxies",
+        parse_networks,
+        "none",
+        "networks of proxies that are believed for whom they come: X-Forwarded-For, or a PROXY header (version 2) on any listener",
+    ),
     Setting("smtp_bind", parse_binds, "127.0.0.1:2587", "submission with STARTTLS"),
     Setting("smtps_bind", parse_binds, "127.0.0.1:2465", "submission with TLS from the start"),
     Setting(
@@ -216,7 +222,6 @@ NOT_BUILT = frozenset(
     {
         "auto_contacts",
         "block_disposable",
-        "trusted_proxies",
         "webhook_retries",
     }
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from sendkit_server.manage.audit import Actor
 from sendkit_server.manage.keys import ManageError
@@ -18,6 +20,8 @@ from sendkit_server.store.store import Store
 MAX_NAME_CHARACTERS = 255
 MAX_REASON_CHARACTERS = 500
 
+T = TypeVar("T")
+
 
 async def create_team(store: Store, name: str, by: Actor) -> int:
     """A new team's number. ManageError: the name is taken, or none."""
@@ -29,7 +33,7 @@ async def create_team(store: Store, name: str, by: Actor) -> int:
         by.record(connection, team_id, "teams.create", name)
         return team_id
 
-    return await store.write(write)
+    return await _written(store, write)
 
 
 async def rename_team(store: Store, team_id: int, name: str, by: Actor) -> None:
@@ -41,7 +45,15 @@ async def rename_team(store: Store, team_id: int, name: str, by: Actor) -> None:
         if queries.rename_team(connection, team_id, name):
             by.record(connection, team_id, "teams.rename", public_id(team_id), {"name": name})
 
-    await store.write(write)
+    await _written(store, write)
+
+
+async def _written(store: Store, write: Callable[[Connection], T]) -> T:
+    """Two that take a name at the same moment both find it free; the database lets one of them have it."""
+    try:
+        return await store.write(write)
+    except IntegrityError:
+        raise _taken() from None
 
 
 def _name(text: str) -> str:
@@ -60,7 +72,11 @@ def _check_free(connection: Connection, name: str, team_id: int | None) -> None:
     other = queries.find_team(connection, name)
     first = key_queries.team_id(connection, key_queries.FIRST_TEAM)
     if (other is not None and other.id != team_id) or (name == key_queries.FIRST_TEAM and team_id != first):
-        raise ManageError("The name has already been taken.", "name")
+        raise _taken()
+
+
+def _taken() -> ManageError:
+    return ManageError("The name has already been taken.", "name")
 
 
 async def show_team(store: Store, team_id: int) -> dict[str, Any]:

@@ -182,6 +182,15 @@ SHUTTING_DOWN = Refusal(
     retry_after_s=5,
     smtp_fixed="Service shutting down",
 )
+ENDED_MEANWHILE = Refusal(
+    "internal_server_error",
+    "The server had to end before this was done, and it is not known whether it was. Asking again may do it twice.",
+    503,
+    421,
+    "4.3.2",
+    retry_after_s=5,
+    smtp_fixed="Service shutting down",
+)
 UNEXPECTED = Refusal(
     "internal_server_error",
     "Something went wrong on the server; it has been logged.",

@@ -36,6 +36,7 @@ class Connection(Shell):
         self._secret: str | None = None  # of the key: it is looked up again for each mail
         self._tried: ApiKey | None = None  # a right key that did not get in
         self._tried_secret: str | None = None
+        self._wrong: tuple[str, Reply] | None = None  # a secret that was none, and what was answered
 
     def who(self) -> tuple[ApiKey | None, str | None]:
         """Whose session it is on the log: the key's, else of what was given for one."""
@@ -157,13 +158,15 @@ class Connection(Shell):
         self._tried_secret = attempt.secret
         if key is None or attempt.user.lower() not in USERS:
             self._tried = key
+            if self._wrong is not None and self._wrong[0] == attempt.secret:
+                return self._wrong[1]  # smtplib says the same again by AUTH LOGIN: that is one guess
             self._service.on_error(INVALID_KEY.name)
             wait = self._service.guesses.wrong_key(self._host, attempt.secret)
             log.info("smtp.login_failed", peer=self._client, too_many=wait is not None)
-            if wait is None:
-                return say.AUTH_FAILED
-            self.is_repeated = not wait.is_new
-            return say.TOO_MANY_LOGINS
+            self._wrong = attempt.secret, say.AUTH_FAILED if wait is None else say.TOO_MANY_LOGINS
+            if wait is not None:
+                self.is_repeated = not wait.is_new
+            return self._wrong[1]
         if EMAILS_SEND not in key.permissions:
             self._tried = key
             return say.CANNOT_SEND

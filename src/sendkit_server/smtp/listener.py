@@ -11,6 +11,7 @@ import structlog
 
 from sendkit_server.events.refusals import Entry
 from sendkit_server.model.peer import address_group
+from sendkit_server.net.proxied import BadProxyHeader, announced
 from sendkit_server.smtp.service import Door
 from sendkit_server.smtp.shell import Shell
 from sendkit_server.wire import smtp_server_replies as say
@@ -41,6 +42,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
         self._opening: dict[asyncio.Task[None], tuple[socket.socket, Shell]] = {}
+        self._introducing: dict[asyncio.Task[None], socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -82,7 +84,8 @@ class Listener:
 
     async def _hang_up(self) -> None:
         connections = list(self._door.connections)
-        tasks = [connection.task for connection in connections if connection.task] + list(self._opening)
+        tasks = [connection.task for connection in connections if connection.task]
+        tasks += [*self._opening, *self._introducing]
         for connection in connections:
             connection.abort()
         for task in tasks:
@@ -102,15 +105,38 @@ class Listener:
                 self._loop.remove_reader(listener)
                 self._loop.call_later(ACCEPT_PAUSE_S, self._listen_again, listener)
                 return
-            self._admit(client, peer[0])
+            client.setblocking(False)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._settings.proxies.trusts(peer[0]):
+                task = self._loop.create_task(self._introduced(client, peer[0]))
+                self._introducing[task] = client
+                task.add_done_callback(self._was_introduced)
+            else:
+                self._admit(client, peer[0])
+
+    async def _introduced(self, client: socket.socket, proxy: str) -> None:
+        """A connection from a trusted proxy: whom it comes for is said first, if it is said."""
+        try:
+            host = await announced(client, self._settings.proxy_s) or proxy
+        except (BadProxyHeader, OSError) as error:
+            log.info("smtp.proxy_header_refused", peer=proxy, error=str(error))
+            client.close()
+            return
+        if self._door.draining:
+            client.close()
+            return
+        self._admit(client, host)
+
+    def _was_introduced(self, task: asyncio.Task[None]) -> None:
+        client = self._introducing.pop(task)
+        if task.cancelled():
+            client.close()
 
     def _listen_again(self, listener: socket.socket) -> None:
         if listener in self._listeners:
             self._loop.add_reader(listener, self._take, listener)
 
     def _admit(self, client: socket.socket, host: str) -> None:
-        client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address = address_group(host)
         if not self._door.counts.admit(address):
             self._door.on_error("too_many_connections")

@@ -10,6 +10,7 @@ import msgspec
 
 from sendkit_server.model.mail import Accepted, ApiKey, RawSubmission
 from sendkit_server.model.refusal import Refusal
+from sendkit_server.net.proxied import NO_PROXIES, Proxies
 
 
 class Mode(StrEnum):
@@ -26,7 +27,8 @@ class SubmissionSettings(msgspec.Struct, frozen=True):
     idle_s: without a whole command.  crowded_idle_s: the same for clients without a login, once four fifths of
     max_connections are taken.  command_s: from a command's first byte to its last.  A message must bring
     data_rate_bytes per data_rate_s on average once data_grace_s have passed, may pause for data_stall_s, and must be
-    over after message_s.  linger_s: for a client to read the last reply and hang up.
+    over after message_s.  linger_s: for a client to read the last reply and hang up.  proxies: who may say for whom they
+    come; one that has said nothing for proxy_s is the client itself.
     """
 
     hostname: str
@@ -45,6 +47,8 @@ class SubmissionSettings(msgspec.Struct, frozen=True):
     linger_s: float = 2.0
     max_connections: int = 1_000
     max_connections_per_address: int = 250
+    proxies: Proxies = NO_PROXIES
+    proxy_s: float = 0.5
 
 
 class KeyRing(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,9 +28,12 @@ class _Count(msgspec.Struct):
     unwritten: int = 0
     asked_at: Instant = 0
 
-    @property
-    def used(self) -> int:
-        return self.known + self.unwritten
+
+class Use(NamedTuple):
+    """Whether an amount was within the limit, and how much is used with it, or without it when it was not."""
+
+    fits: bool
+    used: int
 
 
 class Usage:
@@ -41,17 +45,16 @@ class Usage:
         self._counts: dict[Counted, _Count] = {}
         self._reading: dict[Counted, asyncio.Task[_Count]] = {}
 
-    async def take(self, counted: Counted, amount: int, limit: int) -> int | None:
-        """Adds an amount, if the limit allows it. None: it does; else how much is used. StoreUnavailable."""
-        count = await self._count(counted)
-        if count.used + amount > limit:
-            return count.used
+    async def take(self, counted: Counted, amount: int, limit: int, now: Instant) -> Use:
+        """Adds an amount, if the limit allows it. StoreUnavailable."""
+        # Asked for each call and each mail: what is known is answered without another coroutine.
+        count = self._counts.get(counted) or await self._asked(counted)
+        count.asked_at = now
+        used = count.known + count.unwritten
+        if used + amount > limit:
+            return Use(False, used)
         count.unwritten += amount
-        return None
-
-    async def used(self, counted: Counted) -> int:
-        """How much is used. StoreUnavailable."""
-        return (await self._count(counted)).used
+        return Use(True, used + amount)
 
     def give_back(self, counted: Counted, amount: int) -> None:
         """What was taken was not used after all."""
@@ -62,10 +65,11 @@ class Usage:
     async def since(self, team_id: int, kind: str, name: str, now: Instant) -> Instant:
         """When something was first asked about here; it is now if it never was."""
         counted = Counted(team_id, kind, name, 0)
-        count = await self._count(counted)
-        if not count.used:
+        count = self._counts.get(counted) or await self._asked(counted)
+        count.asked_at = now
+        if not count.known:
             count.known = await self._store.write_quietly(lambda connection: queries.first(connection, counted, now))
-        return count.used
+        return count.known
 
     async def run(self) -> None:
         """Writes and reads for ever."""
@@ -95,15 +99,12 @@ class Usage:
             count.known = known
             count.unwritten -= added.get(counted, 0)
 
-    async def _count(self, counted: Counted) -> _Count:
-        count = self._counts.get(counted)
-        if count is None:
-            reading = self._reading.get(counted)
-            if reading is None:
-                reading = self._reading[counted] = asyncio.create_task(self._read(counted))
-            count = await asyncio.shield(reading)
-        count.asked_at = self._clock()
-        return count
+    async def _asked(self, counted: Counted) -> _Count:
+        """The count as the database has it, which all who ask meanwhile wait for."""
+        reading = self._reading.get(counted)
+        if reading is None:
+            reading = self._reading[counted] = asyncio.create_task(self._read(counted))
+        return await asyncio.shield(reading)
 
     async def _read(self, counted: Counted) -> _Count:
         try:

@@ -56,6 +56,15 @@ async def test_a_key_reads_its_team(api: Api) -> None:
     )
 
 
+async def test_of_two_that_take_a_name_at_the_same_moment_one_is_told_that_it_is_taken(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.make_team("other")
+    monkeypatch.setattr(teams, "_check_free", lambda *_: None)  # found free, a moment ago
+    taken = (422, "validation_error", "The name has already been taken.", "name")
+    assert await refused(api, "PUT", "/team", {"name": "other"}) == taken
+
+
 @pytest.mark.parametrize("verb", ["PUT", "PATCH"])
 async def test_a_team_is_renamed_and_default_goes_on_to_mean_the_first(api: Api, verb: str) -> None:
     other = await api.make_team("other")

@@ -110,7 +110,7 @@ class MemoryStore:
     async def next_due(self) -> int | None:
         return min(self._unowned.values(), default=None)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait for what completions bring about."""
         async with asyncio.timeout(seconds):
             while not condition():
@@ -248,7 +248,7 @@ class World:
 
     async def until_lanes(self, so: Callable[[LaneView], bool]) -> None:
         """Wait until there are lanes, and each is so."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not (found := self.deliverer.lanes()) or not all(so(lane) for lane in found):
                 await asyncio.sleep(0.01)
 

@@ -435,8 +435,8 @@ async def test_what_comes_while_a_message_waits_is_answered_in_order_and_not_hea
 async def test_too_many_wrong_keys_close_the_door_but_never_to_a_right_one() -> None:
     office = Office()
     async with opened(office, Mode.STARTTLS, plain=True, max_errors=100) as (_, port), client_of(port) as client:
-        for _ in range(20):
-            assert await client.log_in("bad") == "535 5.7.8 Authentication failed\r\n"
+        for n in range(20):
+            assert await client.log_in(f"bad{n}") == "535 5.7.8 Authentication failed\r\n"
         assert await client.log_in("bad") == "421 4.7.0 Too many failed logins, try again later\r\n"
         assert await client.is_closed()
         async with client_of(port) as right:
@@ -446,6 +446,24 @@ async def test_too_many_wrong_keys_close_the_door_but_never_to_a_right_one() -> 
                 assert (await again.log_in("bad"))[:3] == "421"
     assert office.errors == ["invalid_api_key"] * 23
     assert [entry.detail["refusals"] for entry in office.noted] == [21], "the same is not said of every session"
+
+
+async def test_a_wrong_key_that_is_said_again_by_another_mechanism_is_one_guess() -> None:
+    office = Office()
+    answers: list[int] = []
+
+    def log_in(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE_S) as client:
+            for secret in ("bad", "worse", "good"):
+                try:
+                    answers.append(client.login("sendkit", secret)[0])
+                except smtplib.SMTPAuthenticationError as refused:
+                    answers.append(refused.smtp_code)
+
+    async with opened(office, Mode.STARTTLS, plain=True) as (door, port):
+        await asyncio.to_thread(log_in, port)
+        assert answers == [535, 535, 235]
+        assert sum(door._service.guesses.take_untold(100).values()) == 2
 
 
 @pytest.mark.parametrize(
