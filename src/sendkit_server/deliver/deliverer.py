@@ -555,8 +555,8 @@ class Deliverer:
 
     def _is_too_late(self, parcel: Parcel) -> bool:
         """Whether the mail's own deadline is over; then it has ended."""
-        expires_at, now = parcel.message.expires_at, self._clock()
-        if expires_at is None or now < expires_at:
+        expires_at = parcel.message.expires_at
+        if expires_at is None or (now := self._clock()) < expires_at:
             return False
         tried = Tried(None, None, None, now, 0, (Exchange(0, "*", EXPIRED.text),))
         self._ledger.settle(parcel, parcel.way, tried, [EXPIRED] * len(parcel.addresses))

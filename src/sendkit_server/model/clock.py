@@ -31,8 +31,12 @@ class SteadyClock:
         elapsed, wall = self._elapsed(), self._wall()
         passed = elapsed - last_elapsed
         time = last + passed
-        most = passed // FOLLOW_SHARE
-        time = min(max(wall, time - most), time + most)
+        # Written out, for it is asked a dozen times a mail.
+        if wall != time:
+            most = passed // FOLLOW_SHARE
+            least, time = time - most, time + most
+            if wall < time:
+                time = wall if wall > least else least
         self._last = time, elapsed
         return time // NANOSECONDS_A_MS
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hmac
 import re
-from base64 import b32hexencode
 
 _MAC_CHARACTERS = 20
+_MAC_BYTES = 13  # that hold them: 100 of 104 bits
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
+_SHIFTS = range(5 * _MAC_CHARACTERS - 10, -1, -10)
 _LOCAL = re.compile(r"b-([0-9a-z]{26})-(all|0|[1-9][0-9]{0,6})-([0-9a-v]{20})")
 # What is signed begins with its purpose, so that no other token made with the same secret can pass for one.
 _PURPOSE = "return-path:"
@@ -36,4 +39,6 @@ def parse(local: str, secret: bytes) -> tuple[str, int | None] | None:
 
 def _mac(named: str, secret: bytes) -> str:
     digest = hmac.digest(secret, f"{_PURPOSE}{named}".encode("ascii"), "sha256")
-    return b32hexencode(digest)[:_MAC_CHARACTERS].decode("ascii").lower()
+    # Base 32 with the digits of RFC 4648 7; the standard library's takes five times as long, for each mail that leaves.
+    value = int.from_bytes(digest[:_MAC_BYTES]) >> (8 * _MAC_BYTES - 5 * _MAC_CHARACTERS)
+    return "".join([_PAIRS[value >> shift & 0x3FF] for shift in _SHIFTS])

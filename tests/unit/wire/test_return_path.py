@@ -25,6 +25,11 @@ def test_what_was_made_is_read_in_any_case(identifier: str, n: int | None, secre
         assert return_path.parse(spelling, secret) == (f"msg_{identifier}", n)
 
 
+def test_what_mail_on_its_way_carries_goes_on_to_be_made() -> None:
+    made = "b-0123456789abcdefghjkmnpqrs-3-pm4m13al0p16d34gmucb"
+    assert return_path.make("msg_0123456789abcdefghjkmnpqrs", 3, b"secret") == made
+
+
 def test_every_changed_character_makes_it_nothing() -> None:
     local = return_path.make(ID, 7, SECRET)
     for at, character in enumerate(local):
