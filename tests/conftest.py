@@ -1,7 +1,9 @@
 """What all tests share: the folders of sinks and databases are importable, and a test runs on each engine it is about."""
 
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,18 @@ def migrated_template(postgres_server: PostgresServer, tmp_path_factory: pytest.
     open_store(tmp_path_factory.mktemp("template"), "template", "tests", url).close_unstarted()
     postgres_server.execute(url, "DELETE FROM meta WHERE key = 'secret_fingerprint'")
     return url
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a SQLite file: a start that has to migrate takes a fifth of a second longer."""
+    folder = tmp_path_factory.mktemp("template")
+    open_store(folder, "template", "tests").close_unstarted()
+    with closing(sqlite3.connect(folder / "sendkit.db")) as connection:
+        connection.execute("DELETE FROM meta WHERE key = 'secret_fingerprint'")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder / "sendkit.db"
 
 
 @pytest.fixture

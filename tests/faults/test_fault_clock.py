@@ -45,7 +45,9 @@ async def until_jumped(server: Server, jump: str) -> None:
 
 
 @pytest.mark.timeout(40)
-@pytest.mark.parametrize("jump", JUMPS_S)
+@pytest.mark.parametrize(
+    "jump", [pytest.param(jump, marks=[pytest.mark.long] if len(jump) < 3 else []) for jump in JUMPS_S]
+)
 async def test_a_jump_of_the_wall_clock_moves_no_retry_and_ends_none(
     make_server: Callable[..., Server], sink: SmtpSink, tmp_path: Path, jump: str
 ) -> None:

@@ -123,6 +123,7 @@ def waiting(store: Store, number: int, site: str, now: int) -> NewMail:
     )  # fmt: skip
 
 
+@pytest.mark.engine("sqlite")
 async def test_memory_does_not_grow_with_the_mails_that_have_passed(
     make_server: Callable[..., Server], sink: SmtpSink
 ) -> None:

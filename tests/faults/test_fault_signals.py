@@ -61,7 +61,7 @@ async def interrupted_starts(
     """Fresh installations whose first start ends within the first 300 ms of its database's life; the second one works."""
     chance = random.Random()
     for _ in range(times):
-        server = make_server(new_database(empty=True))
+        server = make_server(new_database(empty=True), empty=True)
         first = await asyncio.create_subprocess_exec(
             SENDKIT, "serve", env=server.environment, cwd=server.data_dir.parent,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,

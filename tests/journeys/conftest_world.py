@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -34,19 +35,22 @@ async def dns(sink: SmtpSink) -> AsyncIterator[DnsServer]:
 
 @pytest.fixture
 async def make_server(
-    tmp_path: Path, sink: SmtpSink, dns: DnsServer, database_url: str | None
+    tmp_path: Path, sink: SmtpSink, dns: DnsServer, database_url: str | None, migrated_file: Path
 ) -> AsyncIterator[Callable[..., Server]]:
     """Makes servers (not started) that deliver to the sink; whatever still runs at the end is killed.
 
     Each has a data directory of its own. On PostgreSQL they share the test's database, unless they are given another
-    one, and one secret key.
+    one, and one secret key. empty: on SQLite, that it has no database yet.
     """
     made: list[Server] = []
 
-    def make(database: str | None = database_url, **settings: str) -> Server:
+    def make(database: str | None = database_url, *, empty: bool = False, **settings: str) -> Server:
         data_dir = tmp_path / f"data{len(made)}"
         data_dir.mkdir()
-        if database is not None:
+        if database is None:
+            if not empty:
+                shutil.copyfile(migrated_file, data_dir / "sendkit.db")
+        else:
             settings = {"SENDKIT_DATABASE_URL": database, "SENDKIT_SECRET_KEY": SECRET_KEY, **settings}
         server = Server(
             data_dir,

@@ -60,7 +60,7 @@ async def test_a_backup_under_load_restores_to_an_installation_that_goes_on(
     await asyncio.gather(*clients)
     await server.kill()
 
-    fresh = make_server(new_database(empty=True), SENDKIT_RETRY_SCHEDULE="1s")
+    fresh = make_server(new_database(empty=True), empty=True, SENDKIT_RETRY_SCHEDULE="1s")
     status, out, err = await fresh.command("restore", str(archive))
     assert status == 0, err
     del sink.answers["RCPT"]
@@ -88,7 +88,7 @@ async def test_a_damaged_backup_is_refused_in_one_line(
     raw = bytearray(archive.read_bytes())
     raw[len(raw) // 2] ^= 1
     archive.write_bytes(raw)
-    status, _, err = await make_server().command("restore", str(archive))
+    status, _, err = await make_server(empty=True).command("restore", str(archive))
     assert status == 1
     assert err.splitlines()[-1].startswith(f"Error: {archive} is damaged")
 

@@ -117,6 +117,7 @@ async def test_the_lines_that_the_start_prints_work_when_they_are_pasted(dev: Se
     assert sink.sessions == []
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_second_start_has_the_same_key_and_the_same_mails_until_the_inbox_is_cleared(dev: Server) -> None:
     key = dev_key(dev)
     message_id = await dev.send(key, subject="Kept ✓")
@@ -133,6 +134,7 @@ async def test_a_second_start_has_the_same_key_and_the_same_mails_until_the_inbo
     assert (await dev.command("inbox"))[:2] == (0, "The inbox is empty.\n")
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_taken_port_moves_to_the_next_free_one_and_the_banner_says_which(
     make_server: Callable[..., Server],
 ) -> None:

@@ -207,6 +207,7 @@ async def test_every_framing_that_clients_use_is_understood(server: Server, key:
     await until(lambda: len(sink.mails) == 4)
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server, key: str) -> None:
     async with connected(server.port("HTTP API")) as talk:
         await talk.say(request("POST", "/emails", key, b"", Content_Length="60000001", Expect="100-continue"))

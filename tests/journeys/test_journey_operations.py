@@ -153,6 +153,7 @@ async def test_a_second_server_on_the_same_data_is_refused_and_harms_nothing(ser
     await server.settled(key, await server.send(key), "delivered")
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_taken_port_is_named_with_who_holds_it_and_the_setting_that_moves_it(
     make_server: Callable[..., Server],
 ) -> None:
@@ -186,6 +187,7 @@ async def test_a_setting_that_cannot_be_used_is_named_in_one_line(
     assert said in err and "Traceback" not in err, err
 
 
+@pytest.mark.engine("sqlite")
 async def test_domains_add_prints_the_records_and_a_key_is_shown_once_and_kept_as_a_hash(
     make_server: Callable[..., Server], sink: SmtpSink
 ) -> None:
@@ -222,6 +224,7 @@ async def test_domains_add_prints_the_records_and_a_key_is_shown_once_and_kept_a
         assert secret not in dumped and secret.encode().hex() not in dumped
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_rotated_key_is_listed_with_its_end_beside_the_new_one(make_server: Callable[..., Server]) -> None:
     server = await make_server().start()
     await server.command("keys", "create", "--name", "app", "--sender", "a@sender.test")
@@ -237,7 +240,7 @@ async def test_a_rotated_key_is_listed_with_its_end_beside_the_new_one(make_serv
 
 
 async def test_secrets_in_the_data_directory_are_for_its_owner_alone(make_server: Callable[..., Server]) -> None:
-    server = make_server()
+    server = make_server(empty=True)
     server.data_dir.rmdir()
     await server.start("--dev")
     assert server.data_dir.stat().st_mode & 0o077 == 0

@@ -103,6 +103,7 @@ async def test_an_address_that_is_suppressed_while_its_mail_waits_is_not_sent_to
     assert [mail.recipients for mail in sink.mails] == [["bob@there.test"]]
 
 
+@pytest.mark.engine("sqlite")
 async def test_the_command_line_lists_shows_adds_and_removes(server: Server, key: str) -> None:
     assert await server.command("suppressions", "list") == (0, "Nothing is suppressed.\n", "")
     assert (await server.command("suppressions", "add", "Ann@there.test"))[

@@ -12,8 +12,6 @@ import re
 from collections.abc import Sequence
 from email import policy
 
-from flufl.bounce import all_failures
-
 from sendkit_server.model.bounce import classify, codes_in
 from sendkit_server.wire.dsn import MAX_DIAGNOSTIC_CHARACTERS, Action, RecipientReport, addresses_in
 from sendkit_server.wire.feedback import RETURNED_TYPES
@@ -91,6 +89,9 @@ def read_text(
 
 def read_unknown(raw: bytes, text: str) -> tuple[RecipientReport, ...]:
     """What flufl.bounce finds in a mail; its words are the text's."""
+    # Its detectors' patterns take 30 ms to make, which each start and each command would pay for.
+    from flufl.bounce import all_failures
+
     raw = raw[:FALLBACK_BYTES]
     if raw.lower().count(b"content-type:") > MAX_FALLBACK_PARTS:
         return ()
