@@ -42,7 +42,7 @@ from sendkit_server.model.mail import (
     Submission,
     Warning_,
 )
-from sendkit_server.model.refusal import Refusal, Refused
+from sendkit_server.model.refusal import NotAllowed, Refusal, Refused
 from sendkit_server.model.status import Status
 from sendkit_server.model.suppression import explanation
 from sendkit_server.store.directory import SendingDomain
@@ -178,7 +178,9 @@ class Acceptor:
                 return await self._once(call, lambda: self._accept_raw(submission, head, call))
             if self._settings.dedupe_message_id:
                 call = once.same_bytes(submission, named=head.message_id is not None)
-            return await self._accept_raw(submission, head, call)
+            if call is None:
+                return await self._accept_raw(submission, head, None)
+            return await self._unless_obeyed(call, lambda: self._accept_raw(submission, head, call))
         except Refused as error:
             return error.refusal
         except StoreUnavailable:
@@ -189,25 +191,29 @@ class Acceptor:
             raise Refused(refused)
 
     async def _once(self, call: once.Call, accept: Callable[[], Awaitable[Accepted | Refusal]]) -> Accepted | Refusal:
-        """Obeys a call that has a key, unless it was obeyed before.
-
-        Storing the mail finds an earlier call by itself. It is looked for only where the answer is likely to be there, and
-        where this call would be refused: what was obeyed once is answered so, whatever has changed since.
-        """
-        waited = await self._earlier.begin(call)
+        """Obeys a call that has a key, unless it was obeyed before."""
+        await self._earlier.begin(call)
         try:
-            if waited and (earlier := await self._earlier.answer(call, self._clock())) is not None:
-                return earlier
-            try:
-                result = await accept()
-            except Refused as error:
-                result = error.refusal
-            if isinstance(result, Refusal):
-                with suppress(StoreUnavailable):
-                    return await self._earlier.answer(call, self._clock()) or result
-            return result
+            return await self._unless_obeyed(call, accept)
         finally:
             self._earlier.end(call)
+
+    async def _unless_obeyed(
+        self, call: once.Call, accept: Callable[[], Awaitable[Accepted | Refusal]]
+    ) -> Accepted | Refusal:
+        """Storing the mail finds an earlier call by itself. It is looked for only where this one would be refused: what was
+        obeyed once is answered so, whatever has changed since; but nobody is told what his key may not do."""
+        try:
+            result = await accept()
+        except NotAllowed:
+            raise
+        except Refused as error:
+            result = error.refusal
+        if isinstance(result, Refusal):
+            with suppress(StoreUnavailable):
+                earlier = await self._earlier.find(call, self._clock())
+                return result if earlier is None else await self._repeated(call, earlier)
+        return result
 
     async def _accept(self, submission: Submission, call: once.Call | None) -> Accepted | Refusal:
         values = fields.checked(submission, self._settings.max_recipients)

@@ -35,6 +35,7 @@ HEADERS = ("x-sendkit-idempotency-key", "resend-idempotency-key", "idempotency-k
 
 _FIELD_END = rb"[ \t]*:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*"
 _CHANCE = re.compile(rb"\r\n(?:date|received)" + _FIELD_END, re.IGNORECASE)
+_CHANCE_BESIDE_A_KEY = re.compile(rb"\r\n(?:date|received|message-id)" + _FIELD_END, re.IGNORECASE)
 _RECEIVED = re.compile(rb"\r\nreceived" + _FIELD_END, re.IGNORECASE)
 _QUEUE_ID = re.compile(rb"\sid\s+[!-:<-~]", re.IGNORECASE)  # RFC 5321 4.4: "ID" FWS ( Atom / msg-id )
 _BOUNDARY = re.compile(rb"boundary=\"?([!#-:<-~]{8,70})", re.IGNORECASE)
@@ -67,14 +68,17 @@ def of_submission(submission: Submission) -> Call | None:
     # The members and not the bytes: the same mail as JSON and as a form is the same call.
     asked = msgspec.structs.replace(submission, key=_NOBODY, idempotency_key=None, client="")
     fingerprint = hashlib.sha256(_pack(asked)).digest()
-    return Call(submission.key.team_id, submission.path, _checked(key), fingerprint)
+    return Call(submission.key.team_id, _scope(submission.path, submission.key), _checked(key), fingerprint)
 
 
 def of_raw(submission: RawSubmission, key: str | None) -> Call | None:
     """The transaction's, if it has a key. Refused: a key that is none."""
     if key is None:
         return None
-    return Call(submission.key.team_id, SMTP, _checked(key), _digest(submission))
+    # A mailer makes the mail anew when it tries again: what names it and when is not what is asked for.
+    bare = msgspec.structs.replace(submission, raw=_without_chance(submission.raw, _CHANCE_BESIDE_A_KEY))
+    captured = submission.capture or submission.key.captures
+    return Call(submission.key.team_id, _scope(SMTP, submission.key, captured=captured), _checked(key), _digest(bare))
 
 
 def same_bytes(submission: RawSubmission, *, named: bool) -> Call | None:
@@ -85,11 +89,16 @@ def same_bytes(submission: RawSubmission, *, named: bool) -> Call | None:
     meant to be two: then every byte counts, and a queue id must be among them. None: nothing tells.
     """
     if named:
-        submission = msgspec.structs.replace(submission, raw=_without_chance(submission.raw))
+        submission = msgspec.structs.replace(submission, raw=_without_chance(submission.raw, _CHANCE))
     elif not _has_queue_id(submission.raw):
         return None
     digest = _digest(submission, submission.key.id)
     return Call(submission.key.team_id, SAME_BYTES, digest.hex(), digest)
+
+
+def _scope(path: str, key: ApiKey, *, captured: bool | None = None) -> str:
+    """What is only captured is no answer to who wants it sent, such as the same program once its key is a live one."""
+    return f"{path} captured" if (key.captures if captured is None else captured) else path
 
 
 def given(headers: Iterable[tuple[str, str]]) -> str | None:
@@ -112,26 +121,22 @@ class Earlier:
         self._store = store
         self._running: dict[tuple[int, str, str], asyncio.Future[None]] = {}
 
-    async def begin(self, call: Call) -> bool:
-        """Begins the call, and waits a while for the same one that runs: whether there was one. `end` must follow.
+    async def begin(self, call: Call) -> None:
+        """Begins the call, once the same one that runs in this process has ended. `end` must follow.
 
         Refused: it runs for longer than is waited.
         """
         name = call.team_id, call.scope, call.key
-        waited = False
         while (running := self._running.get(name)) is not None:
-            waited = True
             done, _ = await asyncio.wait([running], timeout=PATIENCE_S)
             if not done:
                 raise Refused(refusal.STILL_RUNNING)
         self._running[name] = asyncio.get_running_loop().create_future()
-        return waited
 
-    async def answer(self, call: Call, now: Instant) -> Accepted | Refusal | None:
-        """What the call is told when it was obeyed before; None: it was not. StoreUnavailable."""
+    async def find(self, call: Call, now: Instant) -> Repeat | None:
+        """The call as it was obeyed before; None: it was not. StoreUnavailable."""
         name = call.team_id, call.scope, call.key
-        found = await self._store.read(lambda connection: queries.find(connection, name, now))
-        return None if found is None else answer_of(call, found)
+        return await self._store.read(lambda connection: queries.find(connection, name, now))
 
     def end(self, call: Call) -> None:
         """It has an answer, whichever."""
@@ -146,9 +151,9 @@ def _checked(key: str) -> str:
     return key
 
 
-def _without_chance(raw: bytes) -> bytes:
+def _without_chance(raw: bytes, chance: re.Pattern[bytes]) -> bytes:
     head, _, body = raw.partition(b"\r\n\r\n")
-    head = _CHANCE.sub(b"", b"\r\n" + head)
+    head = chance.sub(b"", b"\r\n" + head)
     whole = head + b"\r\n\r\n" + body
     if len(raw) > MOST_SEARCHED_BYTES or b"multipart/" not in head.lower():
         return whole

@@ -11,7 +11,7 @@ from sendkit_server.model.address import AddressError, Mailbox, parse_mailbox
 from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey
 from sendkit_server.model.peer import peer_address
 from sendkit_server.model.permissions import EMAILS_SEND
-from sendkit_server.model.refusal import Refusal, Refused, restricted_to
+from sendkit_server.model.refusal import NotAllowed, Refusal, restricted_to
 
 
 def to_send(key: ApiKey, client: str) -> Refusal | None:
@@ -44,20 +44,20 @@ def is_bound_to_domains(key: ApiKey) -> bool:
 
 
 def check_sender(key: ApiKey, from_: Mailbox) -> None:
-    """Refused when the key may not use this From address."""
+    """NotAllowed when the key may not use this From address."""
     senders = key.restrictions.senders
     if senders and not any(_matches(from_, pattern) for pattern in senders):
-        raise Refused(restricted_to(f"This API key may send only from {_listed(senders)}."))
+        raise NotAllowed(restricted_to(f"This API key may send only from {_listed(senders)}."))
 
 
 def check_recipients(key: ApiKey, recipients: Sequence[Mailbox]) -> None:
-    """Refused when the key may not send to one of them."""
+    """NotAllowed when the key may not send to one of them."""
     allowed = key.restrictions.recipient_domains
     if not allowed:
         return
     for recipient in recipients:
         if recipient.domain not in allowed:
-            raise Refused(
+            raise NotAllowed(
                 restricted_to(f"This API key may send only to {_listed(allowed)}, not to {recipient.address}.")
             )
 

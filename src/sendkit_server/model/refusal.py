@@ -57,6 +57,10 @@ class Refused(Exception):
         self.refusal = refusal
 
 
+class NotAllowed(Refused):
+    """The key itself may not do this, whatever was answered to another one."""
+
+
 def invalid(message: str, field: str | None = None) -> Refusal:
     """422 validation_error / 550 5.6.0: what was handed in is wrong."""
     return Refusal("validation_error", message, field=field)
