@@ -13,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 
 from api_world import NOW, Api, running_api
 
+from sendkit_server.accept.limits import Limits, LimitSettings
 from sendkit_server.model.address import parse_mailbox
 from sendkit_server.model.mail import Accepted, RawContent, RawSubmission, Role
 from sendkit_server.model.refusal import SHUTTING_DOWN, Refusal
+from sendkit_server.store.usage import Usage
 
 
 @pytest.fixture
@@ -159,6 +161,32 @@ async def test_a_key_in_the_headers_goes_before_the_bytes(api: Api) -> None:
     assert isinstance(other, Refusal)
     assert (other.smtp_code, other.smtp_enhanced, other.name) == (550, "5.7.1", "invalid_idempotent_request")
     assert (await api.call("GET", f"/emails/{first.messages[0].id}")).json["deduplicated"] is False
+
+
+async def test_beside_a_key_what_a_mailer_makes_anew_with_each_try_does_not_count(api: Api) -> None:
+    def keyed(date: bytes, named: bytes) -> bytes:
+        return b"Idempotency-Key: order-17\r\nDate: %b\r\nMessage-ID: <%b@app.sender.test>\r\n" % (date, named) + RAW
+
+    first, second = await accept(api, keyed(b"today", b"1")), await accept(api, keyed(b"tomorrow", b"2"))
+    assert isinstance(first, Accepted) and isinstance(second, Accepted)
+    assert second.replayed and first.messages == second.messages
+
+
+async def test_what_a_test_key_captured_is_no_answer_to_a_live_one(api: Api) -> None:
+    keyed = b"Idempotency-Key: order-17\r\n" + KNOWN
+    first = await accept(api, keyed, key=await api.make_key(test=True))
+    second = await accept(api, keyed)
+    assert isinstance(first, Accepted) and isinstance(second, Accepted)
+    assert not second.replayed and (first.messages[0].status, second.messages[0].status) == ("captured", "queued")
+
+
+async def test_the_same_mail_is_answered_though_its_first_coming_has_used_a_limit_up(api: Api) -> None:
+    api.acceptor._limits = Limits(LimitSettings(), Usage(api.store, lambda: NOW))
+    key = await api.make_key(daily_limit=1)
+    first, second = await accept(api, KNOWN, key=key), await accept(api, KNOWN, key=key)
+    assert isinstance(first, Accepted) and isinstance(second, Accepted)
+    assert second.replayed and first.messages == second.messages
+    assert isinstance(await accept(api, KNOWN + b"more", key=key), Refusal)
 
 
 PARTS = (

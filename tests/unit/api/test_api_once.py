@@ -6,6 +6,7 @@ import asyncio
 import json
 from urllib.parse import urlencode
 
+import pytest
 from api_world import MAIL, NOW, Api
 from sqlalchemy import func, select, update
 
@@ -96,3 +97,23 @@ async def test_after_a_day_the_key_is_free(api: Api) -> None:
     await api.store.write(lambda connection: connection.execute(aged))
     await api.call("POST", "/emails", MAIL, headers=KEY)
     assert await count(api) == 2
+
+
+@pytest.mark.parametrize("captured", [{"test": True}, {"shadow": True}])
+async def test_what_was_only_captured_is_no_answer_to_a_live_key_nor_the_other_way(api: Api, captured: dict) -> None:
+    trying = await api.make_key(**captured)
+    first = await api.call("POST", "/emails", MAIL, key=trying, headers=KEY)
+    live = await api.call("POST", "/emails", MAIL, headers=KEY)
+    assert live.json["id"] != first.json["id"] and "idempotent-replayed" not in live.headers
+    for key, answer in ((trying, first), ("", live)):
+        again = await api.call("POST", "/emails", MAIL, key=key, headers=KEY)
+        assert again.json["id"] == answer.json["id"] and "idempotent-replayed" in again.headers
+    assert await count(api) == 2
+
+
+async def test_nobody_is_told_the_answer_to_what_his_key_may_not_do(api: Api) -> None:
+    await api.call("POST", "/emails", MAIL, headers=KEY)
+    for restriction in ({"senders": ("only@sender.test",)}, {"recipient_domains": ("elsewhere.test",)}):
+        key = await api.make_key(**restriction)
+        answer = await api.call("POST", "/emails", MAIL, key=key, headers=KEY)
+        assert (answer.status, answer.json["name"]) == (401, "restricted_api_key")
