@@ -10,6 +10,7 @@ What is asked of each host is decided before any is connected to: by its TLSA re
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -37,6 +38,8 @@ from sendkit_server.net.resolver import MAX_ADDRESSES, DnsProblem, DnsTrouble, R
 from sendkit_server.net.tls_client import TlsClient, Trouble
 from sendkit_server.wire.smtp_client import Step, TlsWish, Verdict
 from sendkit_server.wire.tlsa import usable
+
+REMEMBERED_SITES = 1_000  # of those that could not be reached
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -99,10 +102,20 @@ class Dialer:
         self._clock = clock
         self._may_send = may_send
         self._dnssec = dnssec
+        self._in_vain: OrderedDict[str, int] = OrderedDict()  # tries in a row that came to nothing, by site
 
     async def dial(self, site: Site, guard: Guard) -> MailConnection | NoConnection:
         """A connection that takes mail."""
-        return await _Try(self, site, guard).run()
+        in_vain = self._in_vain.get(site.name, 0)
+        found = await _Try(self, site, guard, in_vain).run()
+        if isinstance(found, NoConnection):
+            self._in_vain[site.name] = in_vain + 1
+            self._in_vain.move_to_end(site.name)
+            if len(self._in_vain) > REMEMBERED_SITES:
+                self._in_vain.popitem(last=False)
+        elif in_vain:
+            self._in_vain.pop(site.name, None)
+        return found
 
     def connection(self) -> MailConnection:
         """A new one, not connected yet."""
@@ -148,8 +161,9 @@ class Dialer:
 class _Try:
     """One call of dial()."""
 
-    def __init__(self, dialer: Dialer, site: Site, guard: Guard) -> None:
+    def __init__(self, dialer: Dialer, site: Site, guard: Guard, in_vain: int) -> None:
         self._dialer = dialer
+        self._turn = in_vain
         self._site = site
         self._guard = guard
         self._started_at = dialer.now()
@@ -262,7 +276,7 @@ class _Try:
             # However many others DNS names before them: those that the policy names are among the few that are tried.
             allowed = security.allowed
             hosts = sorted(hosts, key=lambda host: host not in allowed)
-        hosts = hosts[:MAX_ADDRESSES]
+        hosts = of_this_turn(hosts, self._turn)
         for host, demand in zip(hosts, await self._asked(hosts), strict=True):
             if isinstance(demand, Demand):
                 self._demands[host] = demand
@@ -278,6 +292,16 @@ class _Try:
         if self._site.security is None or self._site.security == Security():
             return [Demand(self._site.greeter)] * len(hosts)
         return await asyncio.gather(*(self._dialer.demand(self._site, host) for host in hosts))
+
+
+def of_this_turn(hosts: list[str], turn: int) -> list[str]:
+    """The few that one try asks: the best one, and of the others in each turn the next ones, so that dead hosts do not hide
+    for ever what stands behind them."""
+    if len(hosts) <= MAX_ADDRESSES:
+        return hosts
+    best, *others = hosts
+    first = turn * (MAX_ADDRESSES - 1) % len(others)
+    return [best, *(others[first:] + others[:first])[: MAX_ADDRESSES - 1]]
 
 
 def session_of(connection: MailConnection, host: str, verdict: Verdict | None, demand: Demand) -> Session | None:

@@ -23,6 +23,8 @@ from sendkit_server.model.retry import next_attempt
 from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.values import Completion, Job
 
+TOO_MANY_RECIPIENTS = "too_many_recipients"  # as outcome.py words it
+
 WRITE_RETRY_S = (0.1, 0.5, 2.0, 5.0)  # the last repeats
 
 
@@ -107,13 +109,17 @@ class Ledger:
         now = self._clock()
         transcript = parcel.before + parcel.notes + tried.transcript
         start = 0
+        # What a receiver's limit of recipients kept out goes with the next transaction, now (RFC 5321 4.5.3.1.10).
+        some_went = any(outcome.result is Result.DELIVERED for outcome in outcomes)
         for job in parcel.jobs:
             count = len(job.recipients)
             mine = outcomes[start : start + count]
             start += count
             next_at: Instant | None = None
             if any(outcome.result is Result.DEFERRED for outcome in mine):
-                next_at, mine = self._plan(job, mine, now, not_before)
+                next_at, mine = (
+                    (now, mine) if some_went and _only_many(mine) else self._plan(job, mine, now, not_before)
+                )
             attempt = Attempt(
                 way.name,
                 tuple([recipient.n for recipient in job.recipients]),
@@ -234,3 +240,8 @@ class Ledger:
             self._eased()
         if not self.jobs:
             self._empty.set()
+
+
+def _only_many(outcomes: Sequence[Outcome]) -> bool:
+    """Whether those that were deferred were only too many for one transaction."""
+    return all(each.reason == TOO_MANY_RECIPIENTS for each in outcomes if each.result is Result.DEFERRED)

@@ -182,6 +182,23 @@ async def test_a_552_after_accepted_recipients_means_too_many():
     )
 
 
+async def test_what_a_limit_of_recipients_kept_out_goes_with_the_next_transactions_at_once():
+    sink = SmtpSink(
+        answers={"RCPT": lambda session, _: "452 4.5.3 Too many recipients" if session.recipients else None}
+    )
+    async with sink, world(mx(), sink.port) as here:
+        job = here.send(*(f"u{n}@there.test" for n in range(4)))
+        await here.store.until_settled()
+        assert sorted(mail.recipients for mail in sink.mails) == [[f"u{n}@there.test"] for n in range(4)]
+        assert here.store.events(job, 0) == ["sent", "delivered"]
+
+
+async def test_too_many_recipients_though_none_was_taken_waits_like_any_refusal():
+    sink = SmtpSink(answers={"RCPT": "452 4.5.3 Too many recipients"})
+    job, here = await tried_once(sink, "a@there.test", "b@there.test")
+    assert here.store.update(job).next_attempt_at > here.now + 50_000
+
+
 async def test_a_421_between_mails_harms_nobody():
     sink = SmtpSink(answers={"MAIL": lambda session, _: "421 4.3.2 enough" if session.mails else None})
     async with sink, world(mx(), sink.port, connections_per_site=1) as here:

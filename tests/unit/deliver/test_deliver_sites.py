@@ -13,6 +13,7 @@ from delivery_world import FAST, LOOPBACK, mx, world
 from sinks import SILENCE, DnsServer, Fault, SmtpSink, own_addresses
 
 from sendkit_server.deliver import Capture, Direct, Routing, Smarthost, Timeouts, chain_of, probe
+from sendkit_server.deliver.dial import of_this_turn
 from sendkit_server.model.status import Status
 from sendkit_server.net.guard import Guard
 from sendkit_server.net.resolver import Resolver
@@ -473,3 +474,26 @@ async def test_the_probe_tells_an_open_port_from_a_closed_one_and_from_no_dns():
         assert (await probe(["open.test"], resolver, guard, sink.port)).reachable is True
         assert (await probe(["open.test"], resolver, guard, closed_port(), timeout_s=1)).reachable is False
         assert (await probe(["broken.test"], resolver, guard, sink.port)).reachable is None
+
+
+def test_of_many_hosts_each_try_asks_the_best_one_and_others_in_turn():
+    hosts = [f"mx{n}" for n in range(12)]
+    asked = [of_this_turn(hosts, turn) for turn in range(3)]
+    assert asked[0] == hosts[:5] and all(one[0] == "mx0" and len(one) == 5 for one in asked)
+    assert set().union(*asked) == set(hosts)
+    assert of_this_turn(hosts[:5], 7) == hosts[:5]
+
+
+async def test_dead_hosts_do_not_hide_for_ever_what_stands_behind_them():
+    addresses = own_addresses()
+    dead = [next(addresses) for _ in range(6)]
+    async with SmtpSink(next(addresses)) as sink:
+        zone = {"there.test": {"MX": [f"{n} mx{n}.there.test." for n in range(7)]}}
+        zone |= {f"mx{n}.there.test": {"A": [host]} for n, host in enumerate([*dead, sink.host])}
+        async with world(zone, sink.port) as here:
+            job = here.send("ann@there.test")
+            await here.store.until(lambda: len(here.store.completions) == 1)
+            assert here.store.update(job).status is Status.DELAYED
+            here.move_on(120)
+            await here.store.until_settled()
+            assert [mail.recipients for mail in sink.mails] == [["ann@there.test"]]
