@@ -150,6 +150,7 @@ def chain_problem(
     return None
 
 
+_PROCESSED = re.compile(r" \(encountered processing .*", re.DOTALL)
 # X509_V_ERR_… of OpenSSL's x509_vfy.h.
 _BY_VERIFY_CODE = {9: Trouble.EXPIRED, 10: Trouble.EXPIRED, 62: Trouble.HOST_MISMATCH, 64: Trouble.HOST_MISMATCH}
 
@@ -165,7 +166,9 @@ def handshake_problem(error: Exception) -> CertificateProblem:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    # The library adds how it prints the certificate, which tells nobody anything.
+    text = _PROCESSED.sub("", str(error))
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _subject(host: str) -> x509.DNSName | x509.IPAddress:

@@ -55,6 +55,7 @@ async def test_an_unverifiable_certificate_still_encrypts_and_is_noted(authority
         attempt = here.store.completions[0].attempt
         assert sink.mails[0].tls
         assert attempt is not None and attempt.tls is not None and " unverified (" in attempt.tls
+        assert "<" not in attempt.tls
 
 
 async def test_a_refused_starttls_goes_on_in_clear(authority):
