@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.manage.audit import Actor
 from sendkit_server.model.address import AddressError, ascii_domain, parse_mailbox
-from sendkit_server.model.instant import DAY_MS, Instant, api_time
+from sendkit_server.model.instant import DAY_MS, LAST, Instant, api_time
 from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey, Restrictions
 from sendkit_server.model.permissions import parse_permission, preset_of
 from sendkit_server.store.directory import hash_secret
@@ -87,8 +87,7 @@ async def create_key(store: Store, team_id: int, wish: KeyWish, by: Actor, grant
         raise ManageError(str(error), "permission") from None
     if grantor is not None:
         check_grantor(grantor, permissions, test=wish.test)
-    if wish.expires_at is not None and wish.expires_at <= by.now:
-        raise ManageError("The expires_at field must be a time in the future.", "expires_at")
+    _check_end(wish.expires_at, by.now)
     restrictions = _restrictions(wish)
     secret = make_secret(test=wish.test, entropy=by.entropy)
     key_id = by.new_id("key")
@@ -238,6 +237,13 @@ def check_grantor(grantor: ApiKey, permissions: frozenset[str], *, test: bool) -
         raise ManageError("A test key can make only test keys.", "test")
     if grantor.domain_id is not None or grantor.restrictions != NO_RESTRICTIONS:
         raise ManageError("An API key with restrictions cannot make keys.")
+
+
+def _check_end(expires_at: Instant | None, now: Instant) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise ManageError("The expires_at field must be a time in the future.", "expires_at")
+    if expires_at is not None and expires_at > LAST:
+        raise ManageError("The expires_at field must be a time before the year 10000.", "expires_at")
 
 
 def _domain_id(connection: Connection, team_id: int, name: str) -> str:

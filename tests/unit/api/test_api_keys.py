@@ -9,7 +9,9 @@ from api_world import BY, MAIL, NOW, Answer, Api
 from sqlalchemy import select, update
 
 from sendkit_server.manage import domains
+from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import parse_address
+from sendkit_server.model.instant import DAY_MS
 from sendkit_server.model.mail import Accepted, RawSubmission
 from sendkit_server.model.refusal import Refusal
 from sendkit_server.store import schema
@@ -114,6 +116,7 @@ async def test_resend_s_words_for_permissions_are_taken(api: Api) -> None:
         ({"rewrite_from": True, "senders": ["*@sender.test"]}, "senders", "whole address in senders"),
         ({"expires_at": "soon"}, "expires_at", "must be a time"),
         ({"expires_at": "2020-01-01 00:00:00"}, "expires_at", "in the future"),
+        ({"expires_at": "9999-12-31T23:59:59-12:00"}, "expires_at", "must be a time such as"),
         ({"test": "perhaps"}, "test", "true or false"),
     ],
 )
@@ -198,6 +201,12 @@ async def test_a_key_ends_when_its_time_is_over_and_stays_listed_as_expired(api:
     await api.store.write(lambda connection: connection.execute(past))
     assert (await api.call("POST", "/emails", MAIL, key=made.json["token"])).json["name"] == "invalid_api_key"
     assert (await api.call("GET", f"/api-keys/{made.json['id']}")).json["status"] == "expired"
+
+
+async def test_a_command_makes_no_key_whose_end_cannot_be_worded(api: Api) -> None:
+    with pytest.raises(ManageError, match="before the year 10000"):
+        await api.command("keys.create", name="k", permission="full", test=False, expires_in_ms=99_999_999 * DAY_MS)
+    assert (await api.call("GET", "/api-keys")).json["meta"]["total"] == 1
 
 
 async def test_rotation_makes_a_key_with_the_same_rights_and_lets_the_old_one_go_on_for_a_while(api: Api) -> None:
