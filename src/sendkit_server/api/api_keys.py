@@ -48,7 +48,9 @@ async def rename(service: Service, request: Request) -> Response | Refusal:
     name = payload.string(payload.members(request.headers, request.body), "name")
     if name is None:
         return required("name")
-    found = await keys.rename_key(service.store, request.team_id, request.path_args[0], name, service.actor(request))
+    found = await keys.rename_key(
+        service.store, request.team_id, request.path_args[0], name, service.actor(request), request.key
+    )
     if found is None:
         return _NOT_FOUND
     return json_response({"object": "api_key", **_worded(service, request, found)})
@@ -56,21 +58,18 @@ async def rename(service: Service, request: Request) -> Response | Refusal:
 
 async def rotate(service: Service, request: Request) -> Response | Refusal:
     """POST /api-keys/{id}/rotate: a new key with the same rights; the old one ends after the overlap"""
-    assert request.key is not None
     overlap_ms = _overlap(payload.string(payload.members(request.headers, request.body), "overlap"))
-    found = await keys.show_key(service.store, request.team_id, request.path_args[0])
-    if found is None:
-        return _NOT_FOUND
-    keys.check_grantor(request.key, keys.key_of(found).permissions, test=found.test)
     actor = service.actor(request)
-    created = await keys.rotate_key(service.store, request.team_id, request.path_args[0], overlap_ms, actor)
+    created = await keys.rotate_key(
+        service.store, request.team_id, request.path_args[0], overlap_ms, actor, request.key
+    )
     return _NOT_FOUND if created is None else await _with_token(service, request, created)
 
 
 async def revoke(service: Service, request: Request) -> Response | Refusal:
     """DELETE /api-keys/{id}"""
     key_id = request.path_args[0]
-    if not await keys.revoke_key(service.store, request.team_id, key_id, service.actor(request)):
+    if not await keys.revoke_key(service.store, request.team_id, key_id, service.actor(request), request.key):
         return _NOT_FOUND
     return json_response({"object": "api_key", "id": key_id, "deleted": True})
 

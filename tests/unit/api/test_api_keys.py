@@ -221,13 +221,64 @@ async def test_rotation_makes_a_key_with_the_same_rights_and_lets_the_old_one_go
         lambda connection: connection.execute(select(schema.api_key).where(schema.api_key.c.id == old.json["id"])).one()
     )
     assert row.expires_at == NOW + 2 * 3_600_000
-    again = await api.call("POST", f"/api-keys/{old.json['id']}/rotate", {"overlap": "0s"})
+    again = await api.call("POST", f"/api-keys/{new.json['id']}/rotate", {"overlap": "0s"})
     assert again.status == 201
-    assert (await api.call("POST", "/emails", MAIL, key=old.json["token"])).status == 401
+    assert (await api.call("POST", "/emails", MAIL, key=new.json["token"])).status == 401
     for wrong in ("soon", "31d"):
         assert (await api.call("POST", f"/api-keys/{new.json['id']}/rotate", {"overlap": wrong})).json[
             "field"
         ] == "overlap"
+
+
+async def test_what_was_rotated_or_has_ended_is_not_rotated_as_the_new_key_would_end_with_it(api: Api) -> None:
+    old = (await make(api)).json["id"]
+    new = (await api.call("POST", f"/api-keys/{old}/rotate")).json["id"]
+    answer = await api.call("POST", f"/api-keys/{old}/rotate")
+    assert (answer.status, answer.json["message"]) == (
+        422,
+        f"The API key was rotated already: rotate its successor {new}, or make a new key.",
+    )
+    with pytest.raises(ManageError, match=f"rotate its successor {new}"):
+        await api.command("keys.rotate", id=old, overlap_ms=0)
+    ended = (await make(api, expires_at="2099-01-01 00:00:00")).json["id"]
+    past = update(schema.api_key).where(schema.api_key.c.id == ended).values(expires_at=NOW)
+    await api.store.write(lambda connection: connection.execute(past))
+    answer = await api.call("POST", f"/api-keys/{ended}/rotate")
+    assert answer.status == 422 and "has expired" in answer.json["message"] and "make a new" in answer.json["message"]
+    assert (await api.call("GET", "/api-keys")).json["meta"]["total"] == 4, "no other key was made"
+
+
+async def test_a_key_makes_and_rotates_none_that_ends_later_than_itself(api: Api) -> None:
+    ends, sooner, later = (f"2099-01-0{day} 00:00:00" for day in (2, 1, 3))
+    made = await make(api, expires_at=ends)
+    key, wish = made.json["token"], {"name": "k", "permission": "send"}
+    for expires_at in (None, later):
+        answer = await api.call("POST", "/api-keys", {**wish, "expires_at": expires_at}, key=key)
+        assert (answer.status, answer.json["field"], answer.json["message"]) == (
+            422, "expires_at",
+            f"This API key ends at {ends} UTC, and cannot make one that ends later. Give expires_at, no later than that.",
+        )  # fmt: skip
+    for expires_at in (sooner, ends):
+        assert (await api.call("POST", "/api-keys", {**wish, "expires_at": expires_at}, key=key)).status == 201
+    for_ever = (await make(api)).json["id"]
+    answer = await api.call("POST", f"/api-keys/{for_ever}/rotate", key=key)
+    assert (answer.status, answer.json["field"]) == (422, "expires_at")
+    own = await api.call("POST", f"/api-keys/{made.json['id']}/rotate", key=key)
+    assert (own.status, own.json["expires_at"]) == (201, ends)
+
+
+async def test_a_test_key_neither_revokes_nor_renames_nor_rotates_a_live_key(api: Api) -> None:
+    test, live = await api.make_key(test=True), (await make(api)).json["id"]
+    for method, path, body, verb in (
+        ("DELETE", "", None, "revoke"), ("PATCH", "", {"name": "mine"}, "rename"), ("POST", "/rotate", {}, "make"),
+    ):  # fmt: skip
+        answer = await api.call(method, f"/api-keys/{live}{path}", body, key=test)
+        assert (answer.status, answer.json["message"]) == (422, f"A test key can {verb} only test keys.")
+    assert (await api.call("GET", f"/api-keys/{live}")).json["name"] == "k"
+    own = (await make(api, test=True)).json["id"]
+    assert (await api.call("PATCH", f"/api-keys/{own}", {"name": "mine"}, key=test)).json["name"] == "mine"
+    assert (await api.call("DELETE", f"/api-keys/{own}", key=test)).status == 200
+    assert (await api.call("DELETE", "/api-keys/key_nope", key=test)).status == 404
 
 
 async def test_a_key_cannot_make_one_that_may_do_more_than_itself(api: Api) -> None:
