@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv4Interface, ip_interface, ip_network
 from typing import Any
 
 import msgspec
@@ -32,6 +32,7 @@ PREFIX_CHARACTERS = 12
 MAX_NAME_CHARACTERS = 255
 MAX_OVERLAP_MS = 30 * DAY_MS
 MAX_DAILY_LIMIT = 1_000_000_000
+MAPPED_BITS = 96  # of an IPv6 address before the IPv4 address that it holds
 
 _decoder = msgspec.json.Decoder(Restrictions)
 
@@ -302,7 +303,7 @@ def _domain_id(connection: Connection, team_id: int, name: str) -> str:
 
 def _restrictions(wish: KeyWish) -> Restrictions:
     if wish.daily_limit is not None and not 1 <= wish.daily_limit <= MAX_DAILY_LIMIT:
-        raise ManageError("The daily limit field must be a whole number from 1.", "daily_limit")
+        raise ManageError(f"The daily limit field must be a whole number from 1 to {MAX_DAILY_LIMIT}.", "daily_limit")
     senders = tuple(_sender(text) for text in wish.senders)
     if wish.rewrite_from and not any(not sender.startswith("*") for sender in senders):
         raise ManageError(
@@ -338,6 +339,18 @@ def _ascii(text: str, field: str) -> str:
 
 def _network(text: str) -> str:
     try:
-        return str(ip_network(text.strip(), strict=False))
+        given = ip_interface(text.strip())
     except ValueError:
         raise ManageError(f"{text!r} is no network: give one such as 192.0.2.0/24.", "networks") from None
+    if isinstance(given, IPv4Interface):
+        return str(given.network)
+    if given.scope_id is not None:
+        raise ManageError(f"{text!r} names an interface of this machine: leave out what follows the %.", "networks")
+    mapped = given.ip.ipv4_mapped
+    if mapped is None:
+        return str(given.network)
+    # Clients are known by their IPv4 address, however the socket spells it.
+    length = given.network.prefixlen - MAPPED_BITS
+    if length < 0:
+        raise ManageError(f"{text!r} is broader than IPv4 is: give the IPv4 network, such as 192.0.2.0/24.", "networks")
+    return str(ip_network((mapped, length), strict=False))

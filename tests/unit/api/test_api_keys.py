@@ -110,7 +110,16 @@ async def test_resend_s_words_for_permissions_are_taken(api: Api) -> None:
         ({"senders": ["nobody"]}, "senders", "no sender"),
         ({"recipient_domains": ["not a domain"]}, "recipient_domains", "no domain name"),
         ({"networks": ["everywhere"]}, "networks", "192.0.2.0/24"),
-        ({"daily_limit": 0}, "daily_limit", "from 1"),
+        ({"networks": ["fe80::1%eth0"]}, "networks", "what follows the %"),
+        ({"networks": ["::ffff:10.0.0.0/8"]}, "networks", "give the IPv4 network"),
+        ({"networks": ""}, "networks", "must not be empty"),
+        ({"senders": ""}, "senders", "must not be empty"),
+        ({"recipient_domains": ""}, "recipient_domains", "must not be empty"),
+        ({"domain_ids": ""}, "domain_ids", "must not be empty"),
+        ({"domain_id": ""}, "domain_id", "There is no domain"),
+        ({"networks": [""]}, "networks", "192.0.2.0/24"),
+        ({"daily_limit": 0}, "daily_limit", "from 1 to 1000000000"),
+        ({"daily_limit": 1_000_000_001}, "daily_limit", "from 1 to 1000000000"),
         ({"daily_limit": "many"}, "daily_limit", "a whole number"),
         ({"rewrite_from": True}, "senders", "whole address in senders"),
         ({"rewrite_from": True, "senders": ["*@sender.test"]}, "senders", "whole address in senders"),
@@ -126,6 +135,42 @@ async def test_what_is_wrong_with_a_new_key_is_said_with_its_field(
     answer = await make(api, **members)
     assert (answer.status, answer.json["name"], answer.json.get("field")) == (422, "validation_error", field)
     assert words in answer.json["message"]
+
+
+async def test_a_restriction_left_blank_in_a_form_does_not_make_a_key_without_it(api: Api) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    for field in ("networks", "senders", "recipient_domains", "domain_ids", "networks[]"):
+        body = f"name=k&permission=full&{field}=".encode()
+        assert (await api.call("POST", "/api-keys", body, headers=form)).status == 422, field
+    none = await make(api, networks=[], senders=None)
+    assert (none.status, none.json["networks"], none.json["senders"]) == (201, [], [])
+
+
+async def test_a_network_of_mapped_addresses_is_the_ipv4_network_that_it_means(api: Api) -> None:
+    made = await make(
+        api, networks=["::ffff:127.0.0.1/128", "::ffff:10.1.2.3/104", "::ffff:0:0/96", "192.0.2.7/24", "::/0"]
+    )
+    assert made.json["networks"] == ["127.0.0.1/32", "10.0.0.0/8", "0.0.0.0/0", "192.0.2.0/24", "::/0"]
+    own = (await make(api, networks=["::ffff:127.0.0.1"])).json["token"]
+    assert (await api.call("GET", "/emails", key=own)).status == 200
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "permission", "permissions", "test", "domain_id", "domain_ids", "senders", "recipient_domains", "networks", "daily_limit",
+        "rewrite_from", "shadow", "expires_at",
+    ],
+)  # fmt: skip
+async def test_what_a_key_keeps_for_ever_is_refused_by_name_and_what_is_unknown_is_ignored(
+    api: Api, member: str
+) -> None:
+    key_id = (await make(api)).json["id"]
+    answer = await api.call("PATCH", f"/api-keys/{key_id}", {"name": "other", member: None})
+    assert (answer.status, answer.json["field"]) == (422, member)
+    assert f"The {member} field" in answer.json["message"] and "make a new key" in answer.json["message"]
+    renamed = await api.call("PATCH", f"/api-keys/{key_id}", {"name": "other", "colour": "red"})
+    assert (renamed.status, renamed.json["name"]) == (200, "other")
 
 
 async def test_a_key_of_one_domain_sends_from_no_other_on_both_doors(api: Api) -> None:
