@@ -147,6 +147,22 @@ def test_every_sealed_column_is_known() -> None:
     assert binary - hashes_and_bodies == rotated
 
 
+def test_a_start_without_the_secret_key_s_file_leaves_no_other_one(tmp_path: Path, database_url: str | None) -> None:
+    path = tmp_path / "secret-key"
+    rotation.open_installation(tmp_path, None, "tests", database_url).close_unstarted()
+    right = path.read_text()
+    path.unlink()
+    with pytest.raises(WrongSecret):
+        rotation.open_installation(tmp_path, None, "tests", database_url)
+    assert not path.exists()
+    path.write_text("wrong\n")
+    with pytest.raises(WrongSecret):
+        rotation.open_installation(tmp_path, None, "tests", database_url)
+    assert path.read_text() == "wrong\n", "what somebody has put there stays"
+    path.write_text(right)
+    rotation.open_installation(tmp_path, None, "tests", database_url).close_unstarted()
+
+
 def test_a_wrong_secret_key_refuses_to_open(tmp_path: Path, database_url: str | None) -> None:
     open_store(tmp_path, "right", "tests", database_url).close_unstarted()
     with pytest.raises(StoreError, match="not the one this database was made with"):

@@ -119,11 +119,12 @@ class Limits:
         self, team_id: int, domain: SendingDomain, recipients: int, now: Instant, taken: list[Counted]
     ) -> None:
         today = day_of(now)
-        since = await self._usage.since(team_id, DOMAIN_SINCE, domain.id, today)
+        # By its name: receivers know nothing of ids, and one that is removed and added again has a new id.
+        since = await self._usage.since(team_id, DOMAIN_SINCE, domain.name, today)
         day = (today - since) // DAY_MS
         if day >= len(WARM_UP):
             return
-        counted = Counted(team_id, DOMAIN_DAY, domain.id, today)
+        counted = Counted(team_id, DOMAIN_DAY, domain.name, today)
         fits, used = await self._usage.take(counted, recipients, WARM_UP[day], now)
         if not fits:
             raise Refused(_warming_up(domain.name, day, WARM_UP[day], used, since, now))

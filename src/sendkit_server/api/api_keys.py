@@ -16,6 +16,10 @@ from sendkit_server.store.queries.rows import AnyRow
 
 _NOT_FOUND = Refusal("not_found", "API key not found.", 404)
 _RESEND = {"full_access": "full", "sending_access": "send"}
+_FIXED = (
+    "permission", "permissions", "test", "domain_id", "domain_ids", "senders", "recipient_domains", "networks",
+    "daily_limit", "rewrite_from", "shadow", "expires_at",
+)  # fmt: skip
 _TIMES = ("expires_at", "last_used_at", "created_at")
 _OVERLAP = re.compile(r"([0-9]{1,6})\s*(s|m|h|d)")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
@@ -45,10 +49,17 @@ async def create(service: Service, request: Request) -> Response | Refusal:
 
 async def rename(service: Service, request: Request) -> Response | Refusal:
     """PATCH /api-keys/{id}"""
-    name = payload.string(payload.members(request.headers, request.body), "name")
+    given = payload.members(request.headers, request.body)
+    for fixed in _FIXED:
+        if fixed in given:
+            text = f"The {fixed} field of an API key cannot be changed: make a new key (POST /api-keys), and revoke this one."
+            return invalid(text, fixed)
+    name = payload.string(given, "name")
     if name is None:
         return required("name")
-    found = await keys.rename_key(service.store, request.team_id, request.path_args[0], name, service.actor(request))
+    found = await keys.rename_key(
+        service.store, request.team_id, request.path_args[0], name, service.actor(request), request.key
+    )
     if found is None:
         return _NOT_FOUND
     return json_response({"object": "api_key", **_worded(service, request, found)})
@@ -56,21 +67,18 @@ async def rename(service: Service, request: Request) -> Response | Refusal:
 
 async def rotate(service: Service, request: Request) -> Response | Refusal:
     """POST /api-keys/{id}/rotate: a new key with the same rights; the old one ends after the overlap"""
-    assert request.key is not None
     overlap_ms = _overlap(payload.string(payload.members(request.headers, request.body), "overlap"))
-    found = await keys.show_key(service.store, request.team_id, request.path_args[0])
-    if found is None:
-        return _NOT_FOUND
-    keys.check_grantor(request.key, keys.key_of(found).permissions, test=found.test)
     actor = service.actor(request)
-    created = await keys.rotate_key(service.store, request.team_id, request.path_args[0], overlap_ms, actor)
+    created = await keys.rotate_key(
+        service.store, request.team_id, request.path_args[0], overlap_ms, actor, request.key
+    )
     return _NOT_FOUND if created is None else await _with_token(service, request, created)
 
 
 async def revoke(service: Service, request: Request) -> Response | Refusal:
     """DELETE /api-keys/{id}"""
     key_id = request.path_args[0]
-    if not await keys.revoke_key(service.store, request.team_id, key_id, service.actor(request)):
+    if not await keys.revoke_key(service.store, request.team_id, key_id, service.actor(request), request.key):
         return _NOT_FOUND
     return json_response({"object": "api_key", "id": key_id, "deleted": True})
 
@@ -95,15 +103,22 @@ def _wish(given: payload.Members, dialect: Dialect) -> KeyWish:
         name,
         _permissions(given, dialect),
         payload.boolean(given, "test") or False,
-        domains=payload.strings(given, "domain_ids") or (() if domain_id is None else (domain_id,)),
-        senders=payload.strings(given, "senders"),
-        recipient_domains=payload.strings(given, "recipient_domains"),
-        networks=payload.strings(given, "networks"),
+        domains=_restriction(given, "domain_ids") or (() if domain_id is None else (domain_id,)),
+        senders=_restriction(given, "senders"),
+        recipient_domains=_restriction(given, "recipient_domains"),
+        networks=_restriction(given, "networks"),
         daily_limit=payload.whole(given, "daily_limit"),
         rewrite_from=payload.boolean(given, "rewrite_from") or False,
         shadow=payload.boolean(given, "shadow") or False,
         expires_at=payload.moment(given, "expires_at"),
     )
+
+
+def _restriction(given: payload.Members, name: str) -> tuple[str, ...]:
+    # An unset variable of a script, or a form field left blank, would make a key that may do everything.
+    if given.get(name) == "":
+        raise Refused(invalid(f"The {name} field must not be empty: leave it out for no restriction.", name))
+    return payload.strings(given, name)
 
 
 def _permissions(given: payload.Members, dialect: Dialect) -> str:

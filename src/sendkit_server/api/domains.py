@@ -86,12 +86,12 @@ async def delete(service: Service, request: Request) -> Response | Refusal:
 
 
 async def verify(service: Service, request: Request) -> Response | Refusal:
-    """POST /domains/{id}/verify: asks DNS now, and answers the domain as it is then"""
+    """POST /domains/{id}/verify: asks DNS now, and answers the domain as it is then, with what is wrong with each record"""
     around = service.around
     done = await verification.verify(
         service.store, request.team_id, request.path_args[0], around.names, around.resolver(), service.clock()
     )
-    return _answer(request, None if done is None else done.domain)
+    return _NOT_FOUND if done is None else json_response(shapes.domain(done.domain, request.dialect, done.checks))
 
 
 async def rotate(service: Service, request: Request) -> Response | Refusal:

@@ -154,7 +154,7 @@ def moment(given: Members, name: str) -> Instant | None:
         return None
     try:
         return from_text(text.strip())
-    except (ValueError, OverflowError):
+    except ValueError:
         raise Refused(
             invalid(f"The {name} field must be a time such as 2026-12-01T09:00:00Z (UTC without a zone).", name)
         ) from None

@@ -215,7 +215,8 @@ class LaneShape(Shape):
 
 
 class DnsRecordShape(Shape):
-    """A record to publish. DKIM, SPF and DMARC are TXT records; names are fully qualified."""
+    """A record to publish. DKIM, SPF and DMARC are TXT records; names are fully qualified. reason: what is wrong with what DNS has,
+    null when nothing is; only in the reply to verify."""
 
     id: str
     record_type: str
@@ -226,10 +227,11 @@ class DnsRecordShape(Shape):
     priority: int | None
     created_at: str
     updated_at: str
+    reason: str | UnsetType | None = UNSET
 
 
 class RecordShape(Shape):
-    """A record to publish as Resend words it: the name relative to the registrable domain, no DMARC."""
+    """A record to publish as Resend words it: the name relative to the registrable domain, no DMARC. reason: as there."""
 
     record: str
     name: str
@@ -238,6 +240,7 @@ class RecordShape(Shape):
     status: str
     value: str
     priority: int = 0
+    reason: str | UnsetType | None = UNSET
 
 
 class PlainDomainShape(Shape):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 
 import msgspec
@@ -11,6 +11,7 @@ from publicsuffixlist import PublicSuffixList
 
 from sendkit_server.api.dialect import REGIONS, Dialect, time_in
 from sendkit_server.manage import suppressions
+from sendkit_server.manage.dns_checks import RecordCheck, Verdict
 from sendkit_server.manage.domains import RECORD_TTL_S, DnsRecord, Domain
 from sendkit_server.manage.queue import HELD, Waiting
 from sendkit_server.manage.senders import Sender
@@ -189,9 +190,12 @@ def lane(found: Waiting) -> Shape:
     }
 
 
-def domain(found: Domain, dialect: Dialect) -> Shape:
-    """A domain with the records to publish, in both dialects' lists of them."""
+def domain(found: Domain, dialect: Dialect, checks: Sequence[RecordCheck] | None = None) -> Shape:
+    """A domain with the records to publish, in both dialects' lists of them. checks: what DNS was just seen to have, which is
+    told as each record's `reason`."""
     row = found.row
+    wrong = {check.record.key: check.found for check in checks or () if check.verdict is not Verdict.OK}
+    told = {record.key: {} if checks is None else {"reason": wrong.get(record.key)} for record in found.records}
     created, updated = time_in(dialect, row.created_at), time_in(dialect, row.updated_at)
     return {
         "object": "domain",
@@ -208,10 +212,13 @@ def domain(found: Domain, dialect: Dialect) -> Shape:
                 "priority": record.priority,
                 "created_at": created,
                 "updated_at": updated,
+                **told[record.key],
             }
             for index, record in enumerate(found.records)
         ],
-        "records": [_relative(record, row) for record in found.records if record.kind != "DMARC"],
+        "records": [
+            {**_relative(record, row), **told[record.key]} for record in found.records if record.kind != "DMARC"
+        ],
         "warnings": _TRACKING_LATER if row.open_tracking or row.click_tracking else [],
     }
 

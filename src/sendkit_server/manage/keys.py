@@ -5,8 +5,9 @@ A secret is `sk_live_` or `sk_test_` and 48 characters of `[0-9A-Za-z]`; only it
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv4Interface, ip_interface, ip_network
 from typing import Any
 
 import msgspec
@@ -14,10 +15,11 @@ from sqlalchemy import Connection
 
 from sendkit_server.manage.audit import Actor
 from sendkit_server.model.address import AddressError, ascii_domain, parse_mailbox
-from sendkit_server.model.instant import DAY_MS, Instant, api_time
+from sendkit_server.model.instant import DAY_MS, LAST, Instant, api_time
 from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey, Restrictions
 from sendkit_server.model.permissions import parse_permission, preset_of
 from sendkit_server.store.directory import hash_secret
+from sendkit_server.store.queries import audit as audit_queries
 from sendkit_server.store.queries import domains as domain_queries
 from sendkit_server.store.queries import keys as queries
 from sendkit_server.store.queries.pages import Part, Window
@@ -30,6 +32,7 @@ PREFIX_CHARACTERS = 12
 MAX_NAME_CHARACTERS = 255
 MAX_OVERLAP_MS = 30 * DAY_MS
 MAX_DAILY_LIMIT = 1_000_000_000
+MAPPED_BITS = 96  # of an IPv6 address before the IPv4 address that it holds
 
 _decoder = msgspec.json.Decoder(Restrictions)
 
@@ -85,10 +88,10 @@ async def create_key(store: Store, team_id: int, wish: KeyWish, by: Actor, grant
         permissions = parse_permission(wish.permissions)
     except ValueError as error:
         raise ManageError(str(error), "permission") from None
+    _check_end(wish.expires_at, by.now)
     if grantor is not None:
-        check_grantor(grantor, permissions, test=wish.test)
-    if wish.expires_at is not None and wish.expires_at <= by.now:
-        raise ManageError("The expires_at field must be a time in the future.", "expires_at")
+        _check_grantor(grantor, permissions, test=wish.test)
+        _check_outlived(grantor, wish.expires_at, "Give expires_at, no later than that.")
     restrictions = _restrictions(wish)
     secret = make_secret(test=wish.test, entropy=by.entropy)
     key_id = by.new_id("key")
@@ -107,8 +110,13 @@ async def create_key(store: Store, team_id: int, wish: KeyWish, by: Actor, grant
     return CreatedKey(await store.write(write), secret)
 
 
-async def rotate_key(store: Store, team_id: int, key_id: str, overlap_ms: int, by: Actor) -> CreatedKey | None:
-    """A new key that may do what the old one may; the old one ends after the overlap. None: there is no such key."""
+async def rotate_key(
+    store: Store, team_id: int, key_id: str, overlap_ms: int, by: Actor, grantor: ApiKey | None = None
+) -> CreatedKey | None:
+    """A new key that may do what the old one may; the old one ends after the overlap. None: there is no such key.
+
+    grantor: as create_key. ManageError, also for a key that has ended or has a successor: the new one would end with it.
+    """
     if not 0 <= overlap_ms <= MAX_OVERLAP_MS:
         raise ManageError("The overlap is at most 30 days.", "overlap")
     new_id = by.new_id("key")
@@ -117,8 +125,12 @@ async def rotate_key(store: Store, team_id: int, key_id: str, overlap_ms: int, b
         row = queries.find_key(connection, team_id, key_id)
         if row is None:
             return None
-        secret = make_secret(test=row.test, entropy=by.entropy)
         old = key_of(row)
+        if grantor is not None:
+            _check_grantor(grantor, old.permissions, test=old.test)
+            _check_outlived(grantor, old.expires_at, "Rotate it with a key that does not end before it.")
+        _check_rotatable(connection, old, by.now)
+        secret = make_secret(test=row.test, entropy=by.entropy)
         key = msgspec.structs.replace(old, id=new_id, prefix=secret[:PREFIX_CHARACTERS])
         queries.insert_key(connection, _row(key, secret, by.now))
         ends = by.now + overlap_ms
@@ -129,13 +141,16 @@ async def rotate_key(store: Store, team_id: int, key_id: str, overlap_ms: int, b
     return await store.write(write)
 
 
-async def rename_key(store: Store, team_id: int, key_id: str, name: str, by: Actor) -> AnyRow | None:
-    """Gives a key another name; None: there is no such key."""
+async def rename_key(
+    store: Store, team_id: int, key_id: str, name: str, by: Actor, grantor: ApiKey | None = None
+) -> AnyRow | None:
+    """Gives a key another name; None: there is no such key. grantor: the key that asks for it. ManageError."""
     name = name.strip()
     if not name or len(name) > MAX_NAME_CHARACTERS:
         raise ManageError("A key needs a name of 1 to 255 characters: it is how you find it again.", "name")
 
     def write(connection: Connection) -> AnyRow | None:
+        _check_reach(connection, team_id, key_id, grantor, "rename")
         if not queries.rename_key(connection, team_id, key_id, name):
             return None
         by.record(connection, team_id, "keys.rename", key_id, {"name": name})
@@ -154,10 +169,11 @@ async def list_keys(store: Store, team_id: int, window: Window) -> Part:
     return await store.read(lambda connection: queries.list_keys(connection, team_id, window))
 
 
-async def revoke_key(store: Store, team_id: int, key_id: str, by: Actor) -> bool:
-    """Revokes a key at once, in every door. False when there is no such key."""
+async def revoke_key(store: Store, team_id: int, key_id: str, by: Actor, grantor: ApiKey | None = None) -> bool:
+    """Revokes a key at once, in every door. False when there is no such key. grantor: the key that asks for it. ManageError."""
 
     def write(connection: Connection) -> bool:
+        _check_reach(connection, team_id, key_id, grantor, "revoke")
         revoked = queries.revoke_key(connection, team_id, key_id, by.now)
         if revoked:
             by.record(connection, team_id, "keys.revoke", key_id)
@@ -228,8 +244,8 @@ def _row(key: ApiKey, secret: str, now: Instant) -> dict[str, Any]:
     }
 
 
-def check_grantor(grantor: ApiKey, permissions: frozenset[str], *, test: bool) -> None:
-    """A key cannot make one that may do more than itself. ManageError."""
+def _check_grantor(grantor: ApiKey, permissions: frozenset[str], *, test: bool) -> None:
+    """A key cannot make one that may do more than itself."""
     if lacking := sorted(permissions - grantor.permissions):
         raise ManageError(
             f"This API key cannot give permissions that it does not have: {', '.join(lacking)}.", "permission"
@@ -238,6 +254,42 @@ def check_grantor(grantor: ApiKey, permissions: frozenset[str], *, test: bool) -
         raise ManageError("A test key can make only test keys.", "test")
     if grantor.domain_id is not None or grantor.restrictions != NO_RESTRICTIONS:
         raise ManageError("An API key with restrictions cannot make keys.")
+
+
+def _check_outlived(grantor: ApiKey, expires_at: Instant | None, what_to_do: str) -> None:
+    """A key cannot make one that goes on when it has ended itself."""
+    ends = grantor.expires_at
+    if ends is not None and (expires_at is None or expires_at > ends):
+        text = f"This API key ends at {api_time(ends)} UTC, and cannot make one that ends later. {what_to_do}"
+        raise ManageError(text, "expires_at")
+
+
+def _check_reach(connection: Connection, team_id: int, key_id: str, grantor: ApiKey | None, verb: str) -> None:
+    """A test key does nothing to live ones, which real mail is sent with."""
+    if grantor is None or not grantor.test:
+        return
+    row = queries.find_key(connection, team_id, key_id)
+    if row is not None and not row.test:
+        raise ManageError(f"A test key can {verb} only test keys.")
+
+
+def _check_rotatable(connection: Connection, key: ApiKey, now: Instant) -> None:
+    """What ends soon, or has ended, would hand its end on."""
+    if key.expires_at is None:
+        return
+    successor = audit_queries.last_detail(connection, key.team_id, "keys.rotate", key.id)
+    if successor is not None:
+        new_id = json.loads(successor)["new"]
+        raise ManageError(f"The API key was rotated already: rotate its successor {new_id}, or make a new key.")
+    if key.expires_at <= now:
+        raise ManageError("The API key has expired, and a new one would have the same end: make a new key instead.")
+
+
+def _check_end(expires_at: Instant | None, now: Instant) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise ManageError("The expires_at field must be a time in the future.", "expires_at")
+    if expires_at is not None and expires_at > LAST:
+        raise ManageError("The expires_at field must be a time before the year 10000.", "expires_at")
 
 
 def _domain_id(connection: Connection, team_id: int, name: str) -> str:
@@ -251,7 +303,7 @@ def _domain_id(connection: Connection, team_id: int, name: str) -> str:
 
 def _restrictions(wish: KeyWish) -> Restrictions:
     if wish.daily_limit is not None and not 1 <= wish.daily_limit <= MAX_DAILY_LIMIT:
-        raise ManageError("The daily limit field must be a whole number from 1.", "daily_limit")
+        raise ManageError(f"The daily limit field must be a whole number from 1 to {MAX_DAILY_LIMIT}.", "daily_limit")
     senders = tuple(_sender(text) for text in wish.senders)
     if wish.rewrite_from and not any(not sender.startswith("*") for sender in senders):
         raise ManageError(
@@ -287,6 +339,18 @@ def _ascii(text: str, field: str) -> str:
 
 def _network(text: str) -> str:
     try:
-        return str(ip_network(text.strip(), strict=False))
+        given = ip_interface(text.strip())
     except ValueError:
         raise ManageError(f"{text!r} is no network: give one such as 192.0.2.0/24.", "networks") from None
+    if isinstance(given, IPv4Interface):
+        return str(given.network)
+    if given.scope_id is not None:
+        raise ManageError(f"{text!r} names an interface of this machine: leave out what follows the %.", "networks")
+    mapped = given.ip.ipv4_mapped
+    if mapped is None:
+        return str(given.network)
+    # Clients are known by their IPv4 address, however the socket spells it.
+    length = given.network.prefixlen - MAPPED_BITS
+    if length < 0:
+        raise ManageError(f"{text!r} is broader than IPv4 is: give the IPv4 network, such as 192.0.2.0/24.", "networks")
+    return str(ip_network((mapped, length), strict=False))

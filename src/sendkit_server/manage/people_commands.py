@@ -47,8 +47,8 @@ async def _list_teams(context: Context, team_id: int, arguments: Mapping[str, An
 
 async def _pause_team(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:
     reason = (arguments.get("reason") or "").strip()
-    await teams.pause_team(context.store, team_id, reason, context.actor())
-    return {"id": teams.public_id(team_id), "paused": True, "reason": reason}
+    told = await teams.pause_team(context.store, team_id, reason, context.actor())
+    return {"id": teams.public_id(team_id), "paused": True, "reason": told}
 
 
 async def _resume_team(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:

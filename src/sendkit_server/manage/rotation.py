@@ -32,6 +32,18 @@ def open_installation(data_dir: Path, configured: str | None, what: str, databas
 
     A rotation that was cut off between its commit and its file is finished, one before its commit is undone.
     """
+    path = data_dir / "secret-key"
+    is_missing = configured is None and not path.exists()
+    try:
+        return _opened(data_dir, configured, what, database_url)
+    except WrongSecret:
+        if is_missing:
+            # Made for a new database, but this one has a key. It would look like the one that is to be put back.
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _opened(data_dir: Path, configured: str | None, what: str, database_url: str | None) -> Store:
     kept = secret_key(data_dir, configured)
     following = data_dir / "secret-key.next"
     new = read_text(following) if configured is None else None

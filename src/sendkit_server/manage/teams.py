@@ -95,16 +95,24 @@ async def list_teams(store: Store) -> list[dict[str, Any]]:
     return [worded(row) for row in await store.read(queries.list_teams)]
 
 
-async def pause_team(store: Store, team_id: int, reason: str, by: Actor) -> None:
-    """From now on nothing of the team is accepted, on every door, and the reason is told; what waits is still sent."""
+async def pause_team(store: Store, team_id: int, reason: str, by: Actor) -> str:
+    """From now on nothing of the team is accepted, on every door, and the reason is told; what waits is still sent.
+
+    The reason as it is told now: without a new one a team that is paused already keeps the first.
+    """
     if len(reason) > MAX_REASON_CHARACTERS or not reason.isprintable():
         raise ManageError(f"The reason has at most {MAX_REASON_CHARACTERS} characters, on one line.", "reason")
 
-    def write(connection: Connection) -> None:
-        queries.pause_team(connection, team_id, by.now, reason)
-        by.record(connection, team_id, "teams.pause", public_id(team_id), {"reason": reason})
+    def write(connection: Connection) -> str:
+        found = queries.find_team(connection, team_id)
+        assert found is not None
+        told: str = reason or found.paused_reason or ""
+        since = by.now if found.paused_at is None else found.paused_at
+        queries.pause_team(connection, team_id, since, told)
+        by.record(connection, team_id, "teams.pause", public_id(team_id), {"reason": told})
+        return told
 
-    await store.write(write)
+    return await store.write(write)
 
 
 async def resume_team(store: Store, team_id: int, by: Actor) -> None:

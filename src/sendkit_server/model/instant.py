@@ -18,6 +18,10 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
+FIRST: Instant = round(datetime.min.replace(tzinfo=UTC).timestamp()) * SECOND_MS
+LAST: Instant = round(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()) * SECOND_MS + 999
+"""Between these, the years 1 to 9999, an instant can be worded."""
+
 
 def to_datetime(at: Instant) -> datetime:
     """The instant as an aware datetime in UTC."""
@@ -45,9 +49,13 @@ def day_of(at: Instant) -> Instant:
 
 
 def from_text(text: str) -> Instant:
-    """ISO 8601 or `YYYY-MM-DD HH:MM:SS`, UTC without a zone. ValueError, OverflowError when it is no time."""
-    at = datetime.fromisoformat(text)
-    return round((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    """ISO 8601 or `YYYY-MM-DD HH:MM:SS`, UTC without a zone. ValueError when it is no time, or one that cannot be worded."""
+    given = datetime.fromisoformat(text)
+    at = round((given if given.tzinfo is not None else given.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not FIRST <= at <= LAST:
+        # Its zone takes it out of the years that there are.
+        raise ValueError(f"not in the years 1 to 9999: {text!r}")
+    return at
 
 
 def day_start(day: str) -> Instant:

@@ -49,6 +49,7 @@ def test_a_deadline_in_the_future(text: str, at: int):
         (Wishes(expires_at="tomorrow"), "expires_at"),
         (Wishes(expires_at="2025-11-24T16:00:00Z"), "expires_at"),
         (Wishes(expires_at="0001-01-01T00:00:00+14:00"), "expires_at"),
+        (Wishes(expires_at="9999-12-31T23:59:59-12:00"), "expires_at"),
         (Wishes(stream="News letters"), "stream"),
         (Wishes(stream="x" * 65), "stream"),
         (Wishes(stream="a\0b"), "stream"),

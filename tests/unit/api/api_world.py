@@ -16,8 +16,10 @@ from sendkit_server.api.door import HttpDoor
 from sendkit_server.api.service import Service
 from sendkit_server.events.metrics import Metrics
 from sendkit_server.events.refusals import RefusalLog
-from sendkit_server.manage import domains, keys, people
+from sendkit_server.manage import commands, domains, keys, people
 from sendkit_server.manage.audit import Actor
+from sendkit_server.manage.context import Context
+from sendkit_server.manage.doctor import Doctor
 from sendkit_server.manage.domains import DnsNames
 from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.keys import KeyWish
@@ -126,6 +128,11 @@ class Api:
             return await people.add(self.store, passwords, team, email, role, "correct horse battery", BY)
         finally:
             passwords.close()
+
+    async def command(self, action: str, **arguments: object) -> dict[str, Any]:
+        """An action of the command line."""
+        doctor = Doctor(self.store, Surroundings(NAMES), lambda: NOW)
+        return await commands.run(Context(self.store, doctor, lambda: NOW, os.urandom, list), action, arguments)
 
     async def call(
         self,

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api_world import BY, NAMES, Api
+from api_world import BY, Api
 
-from sendkit_server.manage import commands, queue
-from sendkit_server.manage.context import Context
-from sendkit_server.manage.doctor import Doctor
-from sendkit_server.manage.surroundings import Surroundings
+from sendkit_server.manage import queue
 
 
 async def changes(api: Api) -> list[Any]:
@@ -24,13 +21,6 @@ async def actions(api: Api) -> list[tuple[str, str]]:
     return sorted((one["action"], one["actor"].partition("_")[0]) for one in await changes(api))
 
 
-async def by_command(api: Api, action: str, **arguments: object) -> None:
-    context = Context(
-        api.store, Doctor(api.store, Surroundings(NAMES), lambda: BY.now), lambda: BY.now, BY.entropy, list
-    )
-    await commands.run(context, action, arguments)
-
-
 async def test_what_keys_and_the_command_line_change_is_told_with_who_did_it(api: Api) -> None:
     before = await actions(api)
     assert before == [("domains.add", "tests"), ("keys.create", "tests")]
@@ -38,14 +28,14 @@ async def test_what_keys_and_the_command_line_change_is_told_with_who_did_it(api
     await api.call("POST", "/suppressions", {"email": "Ann@there.test"})
     await api.call("DELETE", "/suppressions/ann%40there.test")
     await api.call("DELETE", "/suppressions/ann%40there.test")
-    await by_command(api, "suppressions.add", address="bob@there.test")
-    await by_command(api, "suppressions.remove", name="bob@there.test")
-    await by_command(api, "domains.add", name="new.test", trust=False)
-    await by_command(api, "domains.add", name="new.test", trust=True)
-    await by_command(api, "domains.set", name="new.test", tls="enforced")
-    await by_command(api, "queue.hold", site="there.test")
-    await by_command(api, "queue.hold", site="there.test")
-    await by_command(api, "queue.release", site="there.test")
+    await api.command("suppressions.add", address="bob@there.test")
+    await api.command("suppressions.remove", name="bob@there.test")
+    await api.command("domains.add", name="new.test", trust=False)
+    await api.command("domains.add", name="new.test", trust=True)
+    await api.command("domains.set", name="new.test", tls="enforced")
+    await api.command("queue.hold", site="there.test")
+    await api.command("queue.hold", site="there.test")
+    await api.command("queue.release", site="there.test")
     assert await actions(api) == sorted(
         [
             *before, ("suppressions.add", "key"), ("suppressions.remove", "key"), ("suppressions.add", "cli"),
@@ -64,8 +54,8 @@ async def test_a_mail_that_is_retried_or_cancelled_is_noted_once_and_one_that_ca
     assert (await api.call("POST", f"/emails/{sent}/cancel")).status == 422
     for _ in range(2 * 60 + 1):
         await api.send(to="ann@there.test")
-    await by_command(api, "queue.drop", target="there.test")
-    await by_command(api, "queue.drop", target="there.test")
+    await api.command("queue.drop", target="there.test")
+    await api.command("queue.drop", target="there.test")
     found = [one for one in await changes(api) if one["action"] in ("emails.cancel", "queue.drop")]
     assert sorted((one["action"], one["target"]) for one in found) == [
         ("emails.cancel", sent), ("queue.drop", "there.test"),

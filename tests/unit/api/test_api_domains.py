@@ -11,6 +11,7 @@ from api_world import MAIL, NAMES, NOW, Api, running_api
 from sinks import DnsServer
 from sqlalchemy import insert, select
 
+from sendkit_server.api.schema import DomainShape
 from sendkit_server.compose.signing import Signers
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.store import schema
@@ -60,6 +61,23 @@ async def test_a_domain_is_added_with_the_records_to_publish_and_sends_once_it_i
     assert (verified["status"], verified["sending_enabled"]) == ("verified", True), verified["dns_records"]
     assert {record["status"] for record in verified["dns_records"]} == {"verified"}
     assert (await api.call("POST", "/emails", mail)).status == 200
+
+
+async def test_verify_says_of_each_record_what_is_wrong_with_it(api: Api, dns: DnsServer) -> None:
+    domain = (await api.call("POST", "/domains", NEW)).json
+    publish(dns, domain)
+    dns.zone["send.shop.example.test"] = {"TXT": ['"v=spf1 ip4:192.0.2.9 -all"']}
+    answer = await api.call("POST", f"/domains/{domain['id']}/verify")
+    msgspec.json.decode(answer.body, type=DomainShape)
+    reasons = {record["record_type"]: record["reason"] for record in answer.json["dns_records"]}
+    assert reasons["DKIM"] is reasons["DMARC"] is None
+    assert (
+        "published is v=spf1 ip4:192.0.2.9 -all" in reasons["SPF"]
+        and reasons["MX"] == "send.shop.example.test has no MX"
+    )
+    assert [record["reason"] for record in answer.json["records"]] == [None, reasons["SPF"], reasons["MX"]]
+    read = (await api.call("GET", f"/domains/{domain['id']}")).json
+    assert all("reason" not in record for record in read["dns_records"] + read["records"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from api_world import BY, MAIL, NOW, Answer, Api
 from sqlalchemy import select, update
 
 from sendkit_server.manage import domains
+from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import parse_address
+from sendkit_server.model.instant import DAY_MS
 from sendkit_server.model.mail import Accepted, RawSubmission
 from sendkit_server.model.refusal import Refusal
 from sendkit_server.store import schema
@@ -108,12 +110,22 @@ async def test_resend_s_words_for_permissions_are_taken(api: Api) -> None:
         ({"senders": ["nobody"]}, "senders", "no sender"),
         ({"recipient_domains": ["not a domain"]}, "recipient_domains", "no domain name"),
         ({"networks": ["everywhere"]}, "networks", "192.0.2.0/24"),
-        ({"daily_limit": 0}, "daily_limit", "from 1"),
+        ({"networks": ["fe80::1%eth0"]}, "networks", "what follows the %"),
+        ({"networks": ["::ffff:10.0.0.0/8"]}, "networks", "give the IPv4 network"),
+        ({"networks": ""}, "networks", "must not be empty"),
+        ({"senders": ""}, "senders", "must not be empty"),
+        ({"recipient_domains": ""}, "recipient_domains", "must not be empty"),
+        ({"domain_ids": ""}, "domain_ids", "must not be empty"),
+        ({"domain_id": ""}, "domain_id", "There is no domain"),
+        ({"networks": [""]}, "networks", "192.0.2.0/24"),
+        ({"daily_limit": 0}, "daily_limit", "from 1 to 1000000000"),
+        ({"daily_limit": 1_000_000_001}, "daily_limit", "from 1 to 1000000000"),
         ({"daily_limit": "many"}, "daily_limit", "a whole number"),
         ({"rewrite_from": True}, "senders", "whole address in senders"),
         ({"rewrite_from": True, "senders": ["*@sender.test"]}, "senders", "whole address in senders"),
         ({"expires_at": "soon"}, "expires_at", "must be a time"),
         ({"expires_at": "2020-01-01 00:00:00"}, "expires_at", "in the future"),
+        ({"expires_at": "9999-12-31T23:59:59-12:00"}, "expires_at", "must be a time such as"),
         ({"test": "perhaps"}, "test", "true or false"),
     ],
 )
@@ -123,6 +135,42 @@ async def test_what_is_wrong_with_a_new_key_is_said_with_its_field(
     answer = await make(api, **members)
     assert (answer.status, answer.json["name"], answer.json.get("field")) == (422, "validation_error", field)
     assert words in answer.json["message"]
+
+
+async def test_a_restriction_left_blank_in_a_form_does_not_make_a_key_without_it(api: Api) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    for field in ("networks", "senders", "recipient_domains", "domain_ids", "networks[]"):
+        body = f"name=k&permission=full&{field}=".encode()
+        assert (await api.call("POST", "/api-keys", body, headers=form)).status == 422, field
+    none = await make(api, networks=[], senders=None)
+    assert (none.status, none.json["networks"], none.json["senders"]) == (201, [], [])
+
+
+async def test_a_network_of_mapped_addresses_is_the_ipv4_network_that_it_means(api: Api) -> None:
+    made = await make(
+        api, networks=["::ffff:127.0.0.1/128", "::ffff:10.1.2.3/104", "::ffff:0:0/96", "192.0.2.7/24", "::/0"]
+    )
+    assert made.json["networks"] == ["127.0.0.1/32", "10.0.0.0/8", "0.0.0.0/0", "192.0.2.0/24", "::/0"]
+    own = (await make(api, networks=["::ffff:127.0.0.1"])).json["token"]
+    assert (await api.call("GET", "/emails", key=own)).status == 200
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "permission", "permissions", "test", "domain_id", "domain_ids", "senders", "recipient_domains", "networks", "daily_limit",
+        "rewrite_from", "shadow", "expires_at",
+    ],
+)  # fmt: skip
+async def test_what_a_key_keeps_for_ever_is_refused_by_name_and_what_is_unknown_is_ignored(
+    api: Api, member: str
+) -> None:
+    key_id = (await make(api)).json["id"]
+    answer = await api.call("PATCH", f"/api-keys/{key_id}", {"name": "other", member: None})
+    assert (answer.status, answer.json["field"]) == (422, member)
+    assert f"The {member} field" in answer.json["message"] and "make a new key" in answer.json["message"]
+    renamed = await api.call("PATCH", f"/api-keys/{key_id}", {"name": "other", "colour": "red"})
+    assert (renamed.status, renamed.json["name"]) == (200, "other")
 
 
 async def test_a_key_of_one_domain_sends_from_no_other_on_both_doors(api: Api) -> None:
@@ -200,6 +248,12 @@ async def test_a_key_ends_when_its_time_is_over_and_stays_listed_as_expired(api:
     assert (await api.call("GET", f"/api-keys/{made.json['id']}")).json["status"] == "expired"
 
 
+async def test_a_command_makes_no_key_whose_end_cannot_be_worded(api: Api) -> None:
+    with pytest.raises(ManageError, match="before the year 10000"):
+        await api.command("keys.create", name="k", permission="full", test=False, expires_in_ms=99_999_999 * DAY_MS)
+    assert (await api.call("GET", "/api-keys")).json["meta"]["total"] == 1
+
+
 async def test_rotation_makes_a_key_with_the_same_rights_and_lets_the_old_one_go_on_for_a_while(api: Api) -> None:
     old = await make(api, permission="send", senders=["*@sender.test"], daily_limit=9)
     new = await api.call("POST", f"/api-keys/{old.json['id']}/rotate", {"overlap": "2h"})
@@ -212,13 +266,64 @@ async def test_rotation_makes_a_key_with_the_same_rights_and_lets_the_old_one_go
         lambda connection: connection.execute(select(schema.api_key).where(schema.api_key.c.id == old.json["id"])).one()
     )
     assert row.expires_at == NOW + 2 * 3_600_000
-    again = await api.call("POST", f"/api-keys/{old.json['id']}/rotate", {"overlap": "0s"})
+    again = await api.call("POST", f"/api-keys/{new.json['id']}/rotate", {"overlap": "0s"})
     assert again.status == 201
-    assert (await api.call("POST", "/emails", MAIL, key=old.json["token"])).status == 401
+    assert (await api.call("POST", "/emails", MAIL, key=new.json["token"])).status == 401
     for wrong in ("soon", "31d"):
         assert (await api.call("POST", f"/api-keys/{new.json['id']}/rotate", {"overlap": wrong})).json[
             "field"
         ] == "overlap"
+
+
+async def test_what_was_rotated_or_has_ended_is_not_rotated_as_the_new_key_would_end_with_it(api: Api) -> None:
+    old = (await make(api)).json["id"]
+    new = (await api.call("POST", f"/api-keys/{old}/rotate")).json["id"]
+    answer = await api.call("POST", f"/api-keys/{old}/rotate")
+    assert (answer.status, answer.json["message"]) == (
+        422,
+        f"The API key was rotated already: rotate its successor {new}, or make a new key.",
+    )
+    with pytest.raises(ManageError, match=f"rotate its successor {new}"):
+        await api.command("keys.rotate", id=old, overlap_ms=0)
+    ended = (await make(api, expires_at="2099-01-01 00:00:00")).json["id"]
+    past = update(schema.api_key).where(schema.api_key.c.id == ended).values(expires_at=NOW)
+    await api.store.write(lambda connection: connection.execute(past))
+    answer = await api.call("POST", f"/api-keys/{ended}/rotate")
+    assert answer.status == 422 and "has expired" in answer.json["message"] and "make a new" in answer.json["message"]
+    assert (await api.call("GET", "/api-keys")).json["meta"]["total"] == 4, "no other key was made"
+
+
+async def test_a_key_makes_and_rotates_none_that_ends_later_than_itself(api: Api) -> None:
+    ends, sooner, later = (f"2099-01-0{day} 00:00:00" for day in (2, 1, 3))
+    made = await make(api, expires_at=ends)
+    key, wish = made.json["token"], {"name": "k", "permission": "send"}
+    for expires_at in (None, later):
+        answer = await api.call("POST", "/api-keys", {**wish, "expires_at": expires_at}, key=key)
+        assert (answer.status, answer.json["field"], answer.json["message"]) == (
+            422, "expires_at",
+            f"This API key ends at {ends} UTC, and cannot make one that ends later. Give expires_at, no later than that.",
+        )  # fmt: skip
+    for expires_at in (sooner, ends):
+        assert (await api.call("POST", "/api-keys", {**wish, "expires_at": expires_at}, key=key)).status == 201
+    for_ever = (await make(api)).json["id"]
+    answer = await api.call("POST", f"/api-keys/{for_ever}/rotate", key=key)
+    assert (answer.status, answer.json["field"]) == (422, "expires_at")
+    own = await api.call("POST", f"/api-keys/{made.json['id']}/rotate", key=key)
+    assert (own.status, own.json["expires_at"]) == (201, ends)
+
+
+async def test_a_test_key_neither_revokes_nor_renames_nor_rotates_a_live_key(api: Api) -> None:
+    test, live = await api.make_key(test=True), (await make(api)).json["id"]
+    for method, path, body, verb in (
+        ("DELETE", "", None, "revoke"), ("PATCH", "", {"name": "mine"}, "rename"), ("POST", "/rotate", {}, "make"),
+    ):  # fmt: skip
+        answer = await api.call(method, f"/api-keys/{live}{path}", body, key=test)
+        assert (answer.status, answer.json["message"]) == (422, f"A test key can {verb} only test keys.")
+    assert (await api.call("GET", f"/api-keys/{live}")).json["name"] == "k"
+    own = (await make(api, test=True)).json["id"]
+    assert (await api.call("PATCH", f"/api-keys/{own}", {"name": "mine"}, key=test)).json["name"] == "mine"
+    assert (await api.call("DELETE", f"/api-keys/{own}", key=test)).status == 200
+    assert (await api.call("DELETE", "/api-keys/key_nope", key=test)).status == 404
 
 
 async def test_a_key_cannot_make_one_that_may_do_more_than_itself(api: Api) -> None:

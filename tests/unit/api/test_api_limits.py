@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from api_world import MAIL, NOW, Answer, Api, running_api
+from api_world import BY, MAIL, NAMES, NOW, Answer, Api, running_api
 
 from sendkit_server.accept.limits import WARM_UP, Limits, LimitSettings
 from sendkit_server.config import limits_of, load
+from sendkit_server.manage import domains
 from sendkit_server.model.address import parse_address
 from sendkit_server.model.instant import DAY_MS, MINUTE_MS
 from sendkit_server.model.mail import Accepted, RawSubmission
@@ -131,6 +132,20 @@ async def test_a_new_domain_s_daily_limit_grows_and_is_told_as_the_contract_has_
         clock.now += 12 * DAY_MS
         for _ in range(3):
             assert (await api.send(to=many)).status == 200
+
+
+async def test_a_domain_that_is_removed_and_added_again_goes_on_where_it_was(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    async with limited(tmp_path, database_url, warm_up=True) as (api, clock, _):
+        assert (await api.send()).status == 200
+        clock.now += 2 * DAY_MS
+        many = [f"u{n}@there.test" for n in range(50)]
+        assert (await api.send(to=many)).status == (await api.send(to=many)).status == 200
+        await api.call("DELETE", "/domains/sender.test")
+        await domains.add_domain(api.store, 1, "sender.test", NAMES, trust=True, by=BY)
+        answer = await api.send()
+        assert (answer.status, answer.json["warmup_day"], answer.json["emails_sent_today"]) == (429, 2, 100)
 
 
 async def test_a_key_s_daily_number_is_held_on_both_doors_without_any_other_limit(

@@ -56,6 +56,17 @@ async def test_a_key_reads_its_team(api: Api) -> None:
     )
 
 
+async def test_a_team_that_is_paused_already_keeps_the_reason_until_there_is_another_one(api: Api) -> None:
+    await api.command("teams.pause", team="default", reason="Too many complaints.")
+    since = (await api.call("GET", "/team")).json["paused_at"]
+    for reason, told in (("", "Too many complaints."), (" ", "Too many complaints."), ("A bill.", "A bill.")):
+        assert (await api.command("teams.pause", team="default", reason=reason))["reason"] == told
+        team = (await api.call("GET", "/team")).json
+        assert (team["paused_reason"], team["paused_at"]) == (told, since)
+    await api.command("teams.resume", team="default")
+    assert (await api.command("teams.pause", team="default", reason=""))["reason"] == "", "it is another pause"
+
+
 async def test_of_two_that_take_a_name_at_the_same_moment_one_is_told_that_it_is_taken(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sendkit_server.model.address import AddressError, ascii_domain, parse_address, parse_mailbox
 from sendkit_server.model.ids import make_id
-from sendkit_server.model.instant import DAY_MS, HOUR_MS, MINUTE_MS, api_time, day_start, header_date
+from sendkit_server.model.instant import DAY_MS, HOUR_MS, LAST, MINUTE_MS, api_time, day_start, from_text, header_date
 from sendkit_server.model.permissions import ALL, PRESETS, parse_permission, preset_of
 from sendkit_server.model.retry import RetryPolicy, next_attempt
 from sendkit_server.model.status import ENDS_WORST_FIRST, RANK, Status, is_settled, last_event, message_status, moved
@@ -87,6 +87,13 @@ def test_instants_in_every_spelling() -> None:
     for wrong in ("2026-3-1", "2026-02-30", "x", "", "2026-03-11T00:00"):
         with pytest.raises(ValueError):
             day_start(wrong)
+
+
+def test_only_times_that_can_be_worded_are_read() -> None:
+    assert from_text("9999-12-31T11:59:59.999-12:00") == LAST and api_time(LAST) == "9999-12-31 23:59:59"
+    for wrong in ("9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59.9999Z", "0001-01-01T00:00:00+00:01", "soon"):
+        with pytest.raises(ValueError):
+            from_text(wrong)
 
 
 def test_a_status_never_moves_back_and_an_end_is_an_end() -> None:
