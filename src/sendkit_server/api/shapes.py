@@ -16,7 +16,7 @@ from sendkit_server.manage.domains import RECORD_TTL_S, DnsRecord, Domain
 from sendkit_server.manage.queue import HELD, Waiting
 from sendkit_server.manage.senders import Sender
 from sendkit_server.model.address import Mailbox
-from sendkit_server.model.bounce import classify
+from sendkit_server.model.bounce import judge
 from sendkit_server.model.instant import api_time
 from sendkit_server.model.mail import Accepted
 from sendkit_server.model.status import UNSETTLED, Status, last_event
@@ -114,7 +114,7 @@ def recipient(row: AnyRow, held: Collection[str] = ()) -> Shape:
 
 def bounce(row: AnyRow) -> Shape:
     """What the refusal says about the address, judged by today's rules."""
-    judged = classify(row.code, row.enhanced, row.explanation or "")
+    judged = judge(row.reason or "", row.code, row.enhanced, row.explanation or "", row.site)
     return {
         "type": judged.type,
         "subtype": judged.subtype,

@@ -2,8 +2,8 @@
 
 1. Only a 2xx to the final dot delivers.
 2. A 5xx of the recipient's server to MAIL, RCPT, DATA or the dot ends it: bounced. A 4xx defers.
-   One exception: 552 to a RCPT after others were taken means "too many recipients" in the words of old servers
-   (RFC 5321 4.5.3.1.10) unless an enhanced code says otherwise; the rest goes in the next try.
+   One exception: "too many recipients" to a RCPT after others were taken, said with 550, 552 or 554 and X.5.3
+   (RFC 3463) or in words, or by a bare 552 (RFC 5321 4.5.3.1.10): the rest goes in the next try.
 3. What is said before MAIL (no connection, greeting, EHLO, STARTTLS, AUTH) is about the host, not about the mail:
    the next host, the next route, else deferred, be it 4xx or 5xx.
 4. A lost connection, a missed deadline or a reply no server may give: deferred. When the message had been sent and
@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sendkit_server.model.outcome import Outcome, Result
@@ -67,6 +68,7 @@ _REASONS_BY_DETAIL = {
 }
 _REASONS_BY_SUBJECT = {"1": "mailbox_unavailable", "3": "system_refused", "4": "network_trouble", "7": "policy"}
 _REASONS_BY_CODE = {421: "service_unavailable", 450: "mailbox_busy", 452: "system_full", 552: "mailbox_full"}
+_TOO_MANY = re.compile(r"too many (?:recipients|rcpts?)\b", re.IGNORECASE)
 _REASONS_BY_STEP = {
     Step.MAIL: "sender_refused",
     Step.RCPT: "recipient_refused",
@@ -86,10 +88,18 @@ def classify(verdict: Verdict, host: str, *, others_taken: bool = False) -> Outc
     code, enhanced = reply.code, reply.enhanced
     if code < 400:
         return Outcome(Result.DELIVERED, "delivered", f"{host} said: {reply.transcript}", code, enhanced)
-    too_many = code == 552 and verdict.step is Step.RCPT and others_taken and enhanced is None
+    too_many = others_taken and verdict.step is Step.RCPT and _is_too_many(reply)
     result = Result.DEFERRED if code < 500 or too_many else Result.BOUNCED
     reason = "too_many_recipients" if too_many else reason_of(verdict.step, reply)
     return Outcome(result, reason, f"{host} said after {_wording(verdict.step)}: {code} {reply.text}", code, enhanced)
+
+
+def _is_too_many(reply: Reply) -> bool:
+    if reply.code not in (550, 552, 554):
+        return False
+    if reply.enhanced is None and reply.code == 552:
+        return True
+    return (reply.enhanced or "").endswith(".5.3") or _TOO_MANY.search(reply.text) is not None
 
 
 def reason_of(step: Step, reply: Reply) -> str:

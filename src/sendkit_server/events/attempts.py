@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from sendkit_server.model.bounce import Bounce, BounceType, classify
+from sendkit_server.model.bounce import Bounce, BounceType, judge
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import Recipient
 from sendkit_server.model.outcome import Attempt, Outcome, Result
@@ -134,13 +134,17 @@ def _judged(job: Job, outcomes: Sequence[Outcome]) -> tuple[tuple[NewSuppression
     for recipient, outcome in zip(job.recipients, outcomes, strict=True):
         if outcome.result not in _REFUSED or outcome.code is None or job.message.capture:
             continue
-        bounce = classify(outcome.code, outcome.enhanced, outcome.text)
+        bounce = _judge(recipient, outcome)
         if outcome.result is Result.BOUNCED and bounce.suppresses:
             evidence = Evidence(job.message.id, bounce.subtype, outcome.code, outcome.enhanced, outcome.text)
             hard.append(NewSuppression(recipient.mailbox.matching, _encode(evidence).decode()))
         elif bounce.type is BounceType.SOFT:
             soft.append(recipient.mailbox.matching)
     return tuple(hard), tuple(soft)
+
+
+def _judge(recipient: Recipient, outcome: Outcome) -> Bounce:
+    return judge(outcome.reason, outcome.code, outcome.enhanced, outcome.text, recipient.mailbox.domain)
 
 
 def _events(
@@ -171,6 +175,6 @@ def _events(
         milliseconds=attempt.milliseconds if attempt else None,
         possible_duplicate=outcome.possible_duplicate,
         next_attempt_at=next_at if outcome.result is Result.DEFERRED else None,
-        bounce=classify(outcome.code, outcome.enhanced, outcome.text) if outcome.result is Result.BOUNCED else None,
+        bounce=_judge(recipient, outcome) if outcome.result is Result.BOUNCED else None,
     )
     yield NewEvent(status, recipient.n, now, _encode(told).decode())

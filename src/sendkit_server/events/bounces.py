@@ -211,7 +211,7 @@ class _Record:
         return Taken.BUSY if Taken.BUSY in results else min(results, key=list(Taken).index)
 
     def _bounce(self, row: AnyRow, told: RecipientReport) -> Taken:
-        bounce = classify(told.code, told.enhanced, told.diagnostic)
+        bounce = classify(told.code, told.enhanced, told.diagnostic, row.site)
         detail = Detail(
             self._report.digest,
             told.code,

@@ -62,13 +62,28 @@ def test_without_a_reply_it_is_deferred(step: Step, trouble: Trouble, reason: st
     assert (outcome.result, outcome.reason, outcome.possible_duplicate) == (Result.DEFERRED, reason, duplicate)
 
 
-def test_552_means_too_many_only_after_others_were_taken_and_without_an_enhanced_code():
-    def of(text: str, taken: bool) -> str:
-        return classify(Verdict(Step.RCPT, Reply(552, (text,))), "mx", others_taken=taken).reason
-
-    assert of("no more", True) == "too_many_recipients"
-    assert of("5.2.2 full", True) == "mailbox_full"
-    assert of("no more", False) == "mailbox_full"
+@pytest.mark.parametrize(
+    ("code", "text", "too_many"),
+    [
+        (552, "no more", True),
+        (552, "5.5.3 too many recipients", True),
+        (550, "5.5.3 no more", True),
+        (554, "5.5.3 no more", True),
+        (552, "5.3.0 Too many rcpts", True),
+        (550, "Too many recipients in this message", True),
+        (552, "5.2.2 full", False),
+        (552, "5.3.4 too big", False),
+        (550, "no more", False),
+        (550, "5.7.1 too many invalid recipients", False),
+        (553, "5.5.3 no more", False),
+    ],
+)
+def test_too_many_recipients_is_for_now_after_others_were_taken(code: int, text: str, too_many: bool):
+    verdict = Verdict(Step.RCPT, Reply(code, (text,)))
+    outcome = classify(verdict, "mx", others_taken=True)
+    assert (outcome.result is Result.DEFERRED) == too_many
+    assert (outcome.reason == "too_many_recipients") == (too_many or text.startswith("5.5.3"))
+    assert classify(verdict, "mx").result is Result.BOUNCED
 
 
 @pytest.mark.parametrize(

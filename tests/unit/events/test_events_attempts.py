@@ -19,13 +19,13 @@ BOUNCED = Outcome(Result.BOUNCED, "mailbox_unavailable", "mx said: 550 no", 550,
 FAILED = Outcome(Result.FAILED, "gave_up", "Given up")
 
 
-def job(*statuses: Status, attempts: int = 0) -> Job:
-    mailbox = parse_address("ann@there.test")
+def job(*statuses: Status, attempts: int = 0, address: str = "ann@there.test") -> Job:
+    mailbox = parse_address(address)
     recipients = tuple(Recipient(n, mailbox, Role.TO, status, attempts) for n, status in enumerate(statuses))
     message = Message(
         "msg_1", 1, "cnt_1", Door.HTTP, "key_1", parse_address("a@here.test"), (mailbox,), (), "x", "<1@here.test>", NOW
     )
-    return Job(message, recipients, "there.test", 10, 7)
+    return Job(message, recipients, mailbox.domain, 10, 7)
 
 
 def attempt(*outcomes: Outcome) -> Attempt:
@@ -53,6 +53,24 @@ def test_each_outcome_moves_the_status_and_is_told_once(before, outcome, status,
     assert (update.status, update.attempts, update.reason) == (status, 3, outcome.reason)
     assert [event.type for event in done.events] == events
     assert update.next_attempt_at == (NOW + 60_000 if outcome is DEFERRED else None)
+
+
+@pytest.mark.parametrize("name", ["greylist", "rbl", "spamhaus"])
+@pytest.mark.parametrize(
+    ("outcome", "subtype"),
+    [
+        (
+            Outcome(Result.BOUNCED, "x", "mx.{}.test said after RCPT: 550 5.1.1 User unknown", 550, "5.1.1"),
+            "no_such_user",
+        ),
+        (Outcome(Result.BOUNCED, "no_such_domain", "{}.test does not exist.", 550, "5.1.2"), "no_such_domain"),
+    ],
+)
+def test_an_unknown_address_is_suppressed_whatever_its_domain_is_called(outcome: Outcome, subtype: str, name: str):
+    ended = msgspec.structs.replace(outcome, text=outcome.text.format(name))
+    done = completion(job(Status.QUEUED, address=f"joe@{name}.test"), attempt(ended), None, NOW)
+    assert msgspec.json.decode(done.events[-1].detail)["bounce"]["subtype"] == subtype
+    assert [one.address for one in done.suppressions] == [f"joe@{name}.test"]
 
 
 def test_recipients_are_told_apart():

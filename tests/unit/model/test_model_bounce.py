@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendkit_server.model.bounce import BOUNCES, BounceType, classify, codes_in
+from sendkit_server.model.bounce import BOUNCES, BounceType, classify, codes_in, judge
 from sendkit_server.model.bounce_words import ABOUT_THE_MAILBOX, ABOUT_US, HINTS_ABOUT_US
 
 HARD, SOFT, BLOCK, UNDETERMINED = BounceType.HARD, BounceType.SOFT, BounceType.BLOCK, BounceType.UNDETERMINED
@@ -122,6 +122,72 @@ def test_the_words_of_servers_are_judged(said: str, type_: BounceType, subtype: 
     judged = classify(None, None, said)
     assert judged.type is type_, judged
     assert subtype is None or judged.subtype == subtype
+
+
+NAMES = ["greylist", "blacklist", "spamhaus", "dmarc", "virus", "rbl", "surbl", "dkim", "spam", "policy"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "550 5.1.1 User unknown",
+        "550 5.1.1 <joe@{name}.test>: Recipient address rejected: User unknown in virtual mailbox table",
+        "550 5.1.1 <{name}@there.test>: Recipient address rejected: User unknown in virtual mailbox table",
+        "550 <{name}@there.test>: Recipient address rejected: User unknown in virtual mailbox table",
+        '550 <"{name} of us"@there.test>: User unknown',
+        "550 5.1.1 User {name} ({name}@{name}.test) not found: no such user",
+        "550 no such user (mx2.{name}.test); see https://www.{name}.test/help",
+        "550 5.1.1 {name}: no such user",
+        "host mx.{name}.example[192.0.2.1] said: 550 User unknown (in reply to RCPT TO command)",
+    ],
+)
+def test_names_are_no_words(said: str, name: str):
+    prefix = f"mx.{name}.test said after RCPT: "
+    for text in (said, prefix + said, f"Given up after 48 h. The last try: {prefix}{said}"):
+        judged = classify(550, None, text.format(name=name), f"{name}.test")
+        assert judged.subtype == "no_such_user", text
+
+
+@pytest.mark.parametrize(
+    ("said", "subtype"),
+    [
+        ("554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org", "listed"),
+        ("550 192.0.2.1 is found on dnsbl.sorbs.test", "listed"),
+        ("550 rejected, see http://www.spamhaus.org/query/bl?ip=192.0.2.1", "listed"),
+        ("550 listed at multi.surbl.org", "listed"),
+        ("550 no; http://www.spamhaus.org/query?to=ann@there.test", "listed"),
+        ("550 5.1.1 rejected: 192.0.2.1 is listed at bl.spamcop.net", "listed"),
+        ("550 5.1.1 Sender address rejected: User unknown", "sender_refused"),
+        ("550 5.1.1 User unknown or too many recipients", "rate_limited"),
+        ("550 mail from sender.test does not pass its DMARC", "authentication"),
+    ],
+)
+def test_names_of_block_lists_and_words_about_us_still_count(said: str, subtype: str):
+    assert classify(550, None, f"mx.there.test said after RCPT: {said}", "there.test").subtype == subtype
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "enhanced", "subtype"),
+    [
+        ("no_such_domain", 550, "5.1.2", "no_such_domain"),
+        ("no_mail_host", 550, "5.1.2", "no_such_domain"),
+        ("null_mx", 556, "5.1.10", "null_mx"),
+    ],
+)
+@pytest.mark.parametrize("domain", ["nx.test", "greylist.test", "rbl-nx.test", "spamhaus.test"])
+def test_what_sendkit_finds_of_a_domain_is_not_judged_by_words(
+    reason: str, code: int, enhanced: str, subtype: str, domain: str
+):
+    judged = judge(reason, code, enhanced, f"The domain {domain} does not exist.", domain)
+    assert (judged.type, judged.subtype) == (HARD, subtype)
+
+
+def test_a_servers_words_are_judged_even_where_its_code_speaks_of_the_domain():
+    said = (
+        "mx.there.test said after RCPT: 550 5.1.10 RecipientNotFound; ann@there.test not found by SMTP address lookup"
+    )
+    assert judge("null_mx", 550, "5.1.10", said, "there.test").subtype == "no_such_user"
 
 
 CODES = [

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, text
 
-from sendkit_server.model.bounce import BounceType, classify
+from sendkit_server.model.bounce import Bounce, BounceType, judge
 from sendkit_server.model.ids import ENTROPY_BYTES, id_floor, make_id
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.status import Status
@@ -112,7 +112,7 @@ def add_after_soft_bounces(connection: Connection, team_id: int, address: str, n
     last = found[0]
     evidence = {
         "message_id": last.message_id,
-        "subtype": classify(last.code, last.enhanced, last.explanation or "").subtype,
+        "subtype": _judge(last).subtype,
         "code": last.code,
         "enhanced": last.enhanced,
         "text": last.explanation,
@@ -126,14 +126,24 @@ def is_soft_bounce(row: AnyRow) -> bool:
     """Whether a settled recipient ended with a server's word that its mailbox is good, but not now."""
     if row.status not in (Status.BOUNCED, Status.FAILED) or row.code is None:
         return False
-    return classify(row.code, row.enhanced, row.explanation or "").type is BounceType.SOFT
+    return _judge(row).type is BounceType.SOFT
+
+
+def _judge(row: AnyRow) -> Bounce:
+    return judge(row.reason or "", row.code, row.enhanced, row.explanation or "", row.site)
 
 
 def _last_told(connection: Connection, team_id: int, address: str) -> Sequence[AnyRow]:
     # PostgreSQL goes by ix_recipient_matching only for a question that says `matching <> ''`.
     query = (
         select(
-            recipient.c.message_id, recipient.c.status, recipient.c.code, recipient.c.enhanced, recipient.c.explanation
+            recipient.c.message_id,
+            recipient.c.site,
+            recipient.c.status,
+            recipient.c.reason,
+            recipient.c.code,
+            recipient.c.enhanced,
+            recipient.c.explanation,
         )
         .join(message, and_(message.c.team_id == recipient.c.team_id, message.c.id == recipient.c.message_id))
         .where(
