@@ -1,6 +1,6 @@
 """The parts, joined: the only module that knows them all. It starts the roles, watches over them, and ends them in order.
 
-Start: store → delivery → doors. End: doors stop taking → what is in flight is finished or handed back → store closes.
+Start: store → delivery → doors. End: doors stop taking, and what is in flight is finished or handed back → store closes.
 """
 
 from __future__ import annotations
@@ -610,15 +610,12 @@ class App:
     # -- end -----------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Ends in bounded time: doors first, then delivery, then the store."""
+        """Ends in bounded time: doors and deliveries side by side, then the store."""
         self._draining = True
         seconds: float = self.settings.drain_seconds
-        ending: list[Awaitable[None]] = [door.close(seconds * 0.4) for door in self._smtp_doors]
-        ending += [server.close(seconds * 0.4) for server in self._http_servers()]
-        await asyncio.gather(*ending)
-        # Only now: a mail whose DATA or request had begun is still taken (the doors begin no new one).
-        self.acceptor.closed = refusal.SHUTTING_DOWN
-        await self.deliverer.drain(seconds * 0.4)
+        # All of the time for both: a receiver whose answer to the dot is not waited for gets the mail once more. What the
+        # doors still take meanwhile is left in the store, for delivery has no room any more.
+        await asyncio.gather(self._close_doors(seconds), self.deliverer.drain(seconds))
         tasks = list(self._tasks)
         for task in tasks:
             task.remove_done_callback(self._ended)
@@ -640,6 +637,13 @@ class App:
             await asyncio.to_thread(self._deafen)
         self._pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.store.close)
+
+    async def _close_doors(self, seconds: float) -> None:
+        ending: list[Awaitable[None]] = [door.close(seconds) for door in self._smtp_doors]
+        ending += [server.close(seconds) for server in self._http_servers()]
+        await asyncio.gather(*ending)
+        # Only now: a mail whose DATA or request had begun is still taken (the doors begin no new one).
+        self.acceptor.closed = refusal.SHUTTING_DOWN
 
     def _http_servers(self) -> list[HttpServer]:
         servers = [self._control] if self._challenges is None else [self._control, self._challenges]
