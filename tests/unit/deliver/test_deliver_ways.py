@@ -270,6 +270,7 @@ async def test_a_provider_takes_mail_over_a_kept_connection_and_its_answer_is_on
 @pytest.mark.parametrize(
     ("answer", "status", "reason"),
     [
+        ((200, {"message": "Please log in"}), Status.DELAYED, "protocol_error"),
         ((422, {"message": "Invalid `to` field."}), Status.BOUNCED, None),
         ((429, {"message": "Too many requests."}), Status.DELAYED, None),
         ((500, {"message": "Internal"}), Status.DELAYED, None),
@@ -288,6 +289,8 @@ async def test_what_a_provider_refuses_ends_or_waits_as_its_answer_says(authorit
         assert update.status is status
         assert reason is None or update.reason == reason
         assert said(lines(here, job), answer[1]["message"])
+        done = here.store.completions[0].attempt
+        assert done is not None and done.outcomes[0].possible_duplicate is (answer[0] == 200)
 
 
 @pytest.mark.parametrize(
