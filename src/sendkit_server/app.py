@@ -90,7 +90,7 @@ from sendkit_server.store.queries import emails as email_queries
 from sendkit_server.store.store import elapsed_s
 from sendkit_server.store.usage import Usage
 from sendkit_server.store.values import Job
-from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch
+from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch, routes_down
 from sendkit_server.wire import return_path
 
 if TYPE_CHECKING:
@@ -556,6 +556,7 @@ class App:
     def warnings(self) -> list[dict[str, str]]:
         """What an operator should mend."""
         found = [PORT_25_BLOCKED] if self._port_25.blocked else []
+        found += routes_down(self.deliverer.ways())
         found += self._watch.warnings()
         found += self._doctor_watch.warnings()
         found += self._certificate_warnings()
@@ -593,7 +594,7 @@ class App:
         self.metrics.commits.set(self.store.commits)
         self.metrics.lease.set(self.store.lease.holds())
         for way in self.deliverer.ways():
-            self.metrics.route_up.labels(way["route"], ",".join(way["addresses"])).set(way["status"] == "up")
+            self.metrics.route_up.labels(way["route"], way["to"], ",".join(way["addresses"])).set(way["status"] == "up")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
