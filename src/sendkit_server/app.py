@@ -1,6 +1,6 @@
 """The parts, joined: the only module that knows them all. It starts the roles, watches over them, and ends them in order.
 
-Start: store → delivery → doors. End: doors stop taking → what is in flight is finished or handed back → store closes.
+Start: store → delivery → doors. End: doors stop taking, and what is in flight is finished or handed back → store closes.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ from sendkit_server.store.queries import emails as email_queries
 from sendkit_server.store.store import elapsed_s
 from sendkit_server.store.usage import Usage
 from sendkit_server.store.values import Job
-from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch
+from sendkit_server.watch import PORT_25_BLOCKED, DoctorWatch, PlansWatch, Port25Watch, QueueWatch, Watch, routes_down
 from sendkit_server.wire import return_path
 
 if TYPE_CHECKING:
@@ -556,6 +556,7 @@ class App:
     def warnings(self) -> list[dict[str, str]]:
         """What an operator should mend."""
         found = [PORT_25_BLOCKED] if self._port_25.blocked else []
+        found += routes_down(self.deliverer.ways())
         found += self._watch.warnings()
         found += self._doctor_watch.warnings()
         found += self._certificate_warnings()
@@ -593,7 +594,7 @@ class App:
         self.metrics.commits.set(self.store.commits)
         self.metrics.lease.set(self.store.lease.holds())
         for way in self.deliverer.ways():
-            self.metrics.route_up.labels(way["route"], ",".join(way["addresses"])).set(way["status"] == "up")
+            self.metrics.route_up.labels(way["route"], way["to"], ",".join(way["addresses"])).set(way["status"] == "up")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -610,15 +611,12 @@ class App:
     # -- end -----------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Ends in bounded time: doors first, then delivery, then the store."""
+        """Ends in bounded time: doors and deliveries side by side, then the store."""
         self._draining = True
         seconds: float = self.settings.drain_seconds
-        ending: list[Awaitable[None]] = [door.close(seconds * 0.4) for door in self._smtp_doors]
-        ending += [server.close(seconds * 0.4) for server in self._http_servers()]
-        await asyncio.gather(*ending)
-        # Only now: a mail whose DATA or request had begun is still taken (the doors begin no new one).
-        self.acceptor.closed = refusal.SHUTTING_DOWN
-        await self.deliverer.drain(seconds * 0.4)
+        # All of the time for both: a receiver whose answer to the dot is not waited for gets the mail once more. What the
+        # doors still take meanwhile is left in the store, for delivery has no room any more.
+        await asyncio.gather(self._close_doors(seconds), self.deliverer.drain(seconds))
         tasks = list(self._tasks)
         for task in tasks:
             task.remove_done_callback(self._ended)
@@ -640,6 +638,13 @@ class App:
             await asyncio.to_thread(self._deafen)
         self._pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.store.close)
+
+    async def _close_doors(self, seconds: float) -> None:
+        ending: list[Awaitable[None]] = [door.close(seconds) for door in self._smtp_doors]
+        ending += [server.close(seconds) for server in self._http_servers()]
+        await asyncio.gather(*ending)
+        # Only now: a mail whose DATA or request had begun is still taken (the doors begin no new one).
+        self.acceptor.closed = refusal.SHUTTING_DOWN
 
     def _http_servers(self) -> list[HttpServer]:
         servers = [self._control] if self._challenges is None else [self._control, self._challenges]

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -51,6 +52,19 @@ CLOCK_JUMPED = Warning_(
 )
 
 log = structlog.get_logger("app")
+
+
+def routes_down(ways: Iterable[dict[str, Any]]) -> list[Warning_]:
+    """Of those ways (as Deliverer.ways tells them) that are down."""
+    return [
+        Warning_(
+            "route_down",
+            f"The route {way['route']} (to {way['to']}) is down since {way['down_since']}.",
+            "`sendkit routes` shows why. Mail looks by itself, now and then, whether it works again.",
+        )
+        for way in ways
+        if way["status"] == "down"
+    ]
 
 
 class Watch:

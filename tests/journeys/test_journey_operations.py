@@ -16,7 +16,7 @@ from clients import needs, run
 from databases import dump
 from raw_talk import connected
 from server import MAIL, Server, until
-from sinks import SILENCE, DnsServer, SmtpSink
+from sinks import SILENCE, DnsServer, Session, SmtpSink
 
 
 async def test_https_is_served_directly_and_verifies_with_the_local_ca(make_server: Callable[..., Server]) -> None:
@@ -119,6 +119,24 @@ async def test_sigterm_finishes_what_is_said_lets_go_what_hangs_and_ends_in_time
     sink.answers.clear()
     await server.start()
     assert (await server.settled(key, message_id, "delivered"))["recipients"][0]["attempts"] >= 1
+
+
+async def test_a_receiver_that_takes_most_of_the_drain_time_to_answer_gets_the_mail_once(
+    make_server: Callable[..., Server], sink: SmtpSink
+) -> None:
+    async def answered_late(session: Session, argument: str) -> str:
+        await asyncio.sleep(2.2)
+        return "250 2.0.0 taken"
+
+    server = await make_server(SENDKIT_DRAIN_SECONDS="4").start()
+    key = await server.live_key()
+    sink.answers["dot"] = answered_late
+    message_id = await server.send(key)
+    await until(lambda: sink.bodies)
+    assert await server.stop() == 0
+    await server.start()
+    assert (await server.settled(key, message_id, "delivered"))["recipients"][0]["attempts"] == 1
+    assert len(sink.bodies) == 1
 
 
 async def test_a_mail_whose_data_has_begun_is_taken_before_the_server_ends(

@@ -76,7 +76,7 @@ async def test_a_new_address_sends_a_big_receiver_its_cap_and_the_rest_goes_thro
         assert own["warm_up"]["cap"] == 2 and own["warm_up"]["sent_today"] == {"there": 2}
         assert (resend["route"], resend["to"]) == ("resend", "localhost")
         assert (
-            'sendkit_route_up{route="own",source="127.0.0.41"} 1.0'
+            'sendkit_route_up{route="own",source="127.0.0.41",to="MX hosts"} 1.0'
             in (await server.call("GET", "/metrics")).raw.decode()
         )
         await server.stop()

@@ -107,7 +107,7 @@ def checked(submission: Submission, max_recipients: int) -> Checked:
         headers,
         special.get("message-id"),
         submission.attachments,
-        wishes.with_headers(wanted, special),
+        wishes.with_headers(wanted, special.items()),
     )
 
 

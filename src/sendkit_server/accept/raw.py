@@ -49,7 +49,7 @@ def checked(submission: RawSubmission, max_message_bytes: int) -> Head:
     for name, _ in found.extensions:
         if is_not_built(name.lower()):
             raise Refused(not_built_yet(name))
-    wanted = wishes.with_headers(wishes.Wishes(), {name.lower(): value for name, value in found.extensions})
+    wanted = wishes.with_headers(wishes.Wishes(), found.extensions)
     return Head(
         from_=_only_from(found),
         to=_readable(found.to),

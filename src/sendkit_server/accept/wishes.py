@@ -6,7 +6,7 @@ The API has members for it, SMTP has headers, and the same headers mean the same
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import msgspec
 
@@ -20,12 +20,13 @@ _STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
-HEADERS = {
-    "x-sendkit-priority": "priority",
-    "x-sendkit-expires-at": "expires_at",
-    "x-sendkit-require-tls": "require_tls",
-    "x-sendkit-stream": "stream",
+_HEADER_OF = {
+    "priority": "X-Sendkit-Priority",
+    "expires_at": "X-Sendkit-Expires-At",
+    "require_tls": "X-Sendkit-Require-TLS",
+    "stream": "X-Sendkit-Stream",
 }
+HEADERS = {header.lower(): member for member, header in _HEADER_OF.items()}
 """Headers that are obeyed and never leave, by lower-cased name, and the member that each stands for."""
 
 
@@ -47,20 +48,45 @@ class Travel(msgspec.Struct, frozen=True):
     stream: str = DEFAULT_STREAM
 
 
-def with_headers(wishes: Wishes, headers: Mapping[str, str]) -> Wishes:
-    """Adds what headers say (lower-cased names of HEADERS) where no member has said it. Refused."""
-    found = {member: headers[name].strip() for name, member in HEADERS.items() if name in headers}
-    require_tls = wishes.require_tls
-    if require_tls is None and "require_tls" in found:
-        require_tls = _YES.get(found["require_tls"].lower())
-        if require_tls is None:
-            raise Refused(invalid("The X-Sendkit-Require-TLS header must be yes or no.", "require_tls"))
-    return Wishes(
-        wishes.priority or found.get("priority"),
-        wishes.expires_at or found.get("expires_at"),
-        require_tls,
-        wishes.stream or found.get("stream"),
-    )
+def with_headers(wishes: Wishes, headers: Iterable[tuple[str, str]]) -> Wishes:
+    """Adds what those of HEADERS say where no member has said it. Refused: one that contradicts a member or itself, for
+    nobody can tell which of the two was meant."""
+    found: dict[str, str | bool] = {}
+    for name, text in headers:
+        member = HEADERS.get(name.lower())
+        if member is None:
+            continue
+        value = _yes_or_no(text) if member == "require_tls" else text.strip()
+        if not _same(member, found.setdefault(member, value), value):
+            raise Refused(
+                invalid(f"The {_HEADER_OF[member]} header is given more than once, with different values.", member)
+            )
+    for member, value in list(found.items()):
+        own = getattr(wishes, member)
+        if own is None or own == "":
+            continue
+        if not _same(member, own, value):
+            raise Refused(invalid(f"The {_HEADER_OF[member]} header contradicts the {member} field.", member))
+        del found[member]
+    return msgspec.structs.replace(wishes, **found)
+
+
+def _yes_or_no(text: str) -> bool:
+    found = _YES.get(text.strip().lower())
+    if found is None:
+        raise Refused(invalid("The X-Sendkit-Require-TLS header must be yes or no.", "require_tls"))
+    return found
+
+
+def _same(member: str, one: str | bool, other: str | bool) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool) or member == "stream":
+        return one == other
+    if member == "priority":
+        return one.lower() == other.lower()
+    try:
+        return from_text(one) == from_text(other)
+    except (ValueError, OverflowError):
+        return one == other  # whatever it is, it is refused by its own words
 
 
 def checked(wishes: Wishes, now: Instant, items: int = 1) -> Travel:

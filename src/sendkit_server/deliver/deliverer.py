@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_network
 from typing import Any, Protocol
 
@@ -23,13 +24,20 @@ from sendkit_server.deliver.lanes import Lanes
 from sendkit_server.deliver.ledger import Ledger, Writer
 from sendkit_server.deliver.line import Line
 from sendkit_server.deliver.office import LaneView, Tried
-from sendkit_server.deliver.outcome import CAPTURED, EXPIRED, LOOPS_BACK, domain_trouble, warm_up_cap
+from sendkit_server.deliver.outcome import (
+    CAPTURED,
+    EXPIRED,
+    LOOPS_BACK,
+    SMARTHOST_AUTH_FAILED,
+    domain_trouble,
+    warm_up_cap,
+)
 from sendkit_server.deliver.ownership import Alone, Ownership, Share
 from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Plans, Way
 from sendkit_server.deliver.promises import Promises
 from sendkit_server.deliver.room import Bounds, Load, Room
-from sendkit_server.deliver.route import Capture, Direct
+from sendkit_server.deliver.route import Capture, Direct, Smarthost
 from sendkit_server.deliver.settings import DeliverySettings
 from sendkit_server.deliver.stops import Nobody, Stops, SuppressedAddresses
 from sendkit_server.deliver.tls_counts import Session
@@ -514,17 +522,31 @@ class Deliverer:
         self._ledger.let_wait(parcel, none.outcome, pause_ends)
 
     def _note_health(self, parcel: Parcel, way: Way, none: NoConnection) -> None:
-        if none.host is not None:
+        why = none.outcome
+        if not isinstance(way.route, Direct):
+            self._note_one_place(parcel, way, none)
+        elif none.host is not None:
             way.health.worked()  # a host has answered, though it takes no mail
+        elif why.reason == "connect_failed" and way.health.failed(parcel.jobs[0].site, why.text, self._clock()):
+            self._tell_down(way, why)
+
+    def _note_one_place(self, parcel: Parcel, way: Way, none: NoConnection) -> None:
+        """A relay or a provider: whatever keeps mail from it is about the way, but for what one mail asks for."""
+        why = none.outcome
+        if none.host is not None and parcel.message.require_tls and not _needs_tls(way):
             return
-        is_about_way = none.outcome.reason == "connect_failed" and isinstance(way.route, Direct)
-        if is_about_way and way.health.failed(parcel.jobs[0].site, none.outcome.text, self._clock()):
-            self._log.warning("route.down", route=way.name, source=way.source.addresses, reason=none.outcome.text)
+        refuses_login = why.reason == SMARTHOST_AUTH_FAILED and (why.code is None or why.code >= 500)
+        note = way.health.broken if refuses_login else partial(way.health.failed, way.name)
+        if note(why.text, self._clock()):
+            self._tell_down(way, why)
+
+    def _tell_down(self, way: Way, why: Outcome) -> None:
+        self._log.warning("route.down", route=way.name, source=way.source.addresses, reason=why.text)
 
     def passed_on(self, parcel: Parcel, way: Way, tried: Tried, why: Outcome, *, is_broken: bool) -> None:
         """The way is not for this mail (is_broken: for none): the next way, or it has been tried and waits."""
         if is_broken and way.health.broken(why.text, self._clock()):
-            self._log.warning("route.down", route=way.name, reason=why.text)
+            self._tell_down(way, why)
         if not self._take_next_way(parcel, tried.transcript):
             self._ledger.settle(parcel, way, tried, [why] * len(parcel.addresses))
 
@@ -655,6 +677,10 @@ class Deliverer:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fault("delivery.fault", error)
+
+
+def _needs_tls(way: Way) -> bool:
+    return not isinstance(way.route, Smarthost) or way.route.needs_tls
 
 
 def _happened(text: str) -> tuple[Exchange, ...]:

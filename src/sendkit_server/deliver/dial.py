@@ -24,6 +24,7 @@ from sendkit_server.deliver.outcome import (
     host_trouble,
     no_common_family,
     policy_trouble,
+    relay_not_found,
     unreachable,
 )
 from sendkit_server.deliver.settings import Timeouts
@@ -266,9 +267,15 @@ class _Try:
         targets = choose_targets(hosts, [reachable_from(sources, each) for each in known], self._site.port)
         if not targets and hosts:
             problems = [each for each in found if isinstance(each, DnsProblem)]
-            self._outcome = no_common_family(sources) if any(known) else _no_address(problems)
+            self._outcome = no_common_family(sources) if any(known) else self._no_address(problems)
             self._note(self._outcome.text)
         return targets
+
+    def _no_address(self, problems: Sequence[DnsProblem]) -> Outcome:
+        if self._site.security is not None:
+            return _no_address(problems)
+        known = all(each.trouble is not DnsTrouble.UNAVAILABLE for each in problems)
+        return relay_not_found(self._site.name, "; ".join(each.text for each in problems), is_known=known)
 
     async def _permitted(self, hosts: list[str]) -> list[str]:
         security = self._site.security or Security()

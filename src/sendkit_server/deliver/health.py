@@ -2,21 +2,23 @@
 
 A single site that cannot be connected to says nothing about the way there. Several in a row, and none that could be,
 do: a closed port 25, a line that is down, an address that is taken away. Then mail with another way takes that at once,
-and one mail now and then looks whether the first way is open again.
+and one mail now and then looks whether the first way is open again. A relay or a provider is the whole way: there it is
+as many failures in a row, or one that says that nothing goes this way as it is set up.
 """
 
 from __future__ import annotations
 
 from sendkit_server.model.instant import MINUTE_MS, Instant
 
-SITES = 3
+SITES = 3  # or failures in a row, of a way that leads to one place
 LONGEST_MS = 5 * MINUTE_MS
 
 
 class Health:
-    """Of one way."""
+    """Of one way. one_place: it leads to a relay or a provider, not to many sites."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_place: bool = False) -> None:
+        self._one_place = one_place
         self.reason = ""  # what the last failure said
         self.down_since: Instant | None = None
         self._unreachable: set[str] = set()
@@ -33,7 +35,7 @@ class Health:
         """No host of a site took a connection. Whether that has just brought the way down."""
         self.reason = reason
         if len(self._unreachable) < SITES:
-            self._unreachable.add(site)
+            self._unreachable.add(str(len(self._unreachable)) if self._one_place else site)
         if len(self._unreachable) < SITES:
             return False
         newly = self.down_since is None
@@ -43,7 +45,7 @@ class Health:
         return newly
 
     def broken(self, reason: str, now: Instant) -> bool:
-        """A provider has said that nothing goes this way. Whether that has just brought the way down."""
+        """A provider or a relay has said that nothing goes this way. Whether that has just brought the way down."""
         newly = self.down_since is None
         self.reason = reason
         if newly:

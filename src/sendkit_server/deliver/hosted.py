@@ -125,6 +125,8 @@ class HostedConnection:
             is_broken = answer.meaning is Meaning.BROKEN
             outcome = provider_refuses(f"{self._https.target.host}: {answer.text}")
             return self._carried(mail, talk, _passed(outcome.text), passed_on=outcome, is_broken=is_broken)
+        if answer.meaning is Meaning.UNCLEAR:
+            return self._carried(mail, talk, Verdict(Step.MESSAGE, None, Trouble.PROTOCOL, answer.text))
         enhanced = _ENHANCED.get(answer.meaning, answer.enhanced)
         reply = Reply(_CODES[answer.meaning], (f"{enhanced} {answer.text}",))
         return self._carried(mail, talk, Verdict(Step.MESSAGE, reply))
@@ -137,7 +139,7 @@ class HostedConnection:
             body=request.body,
             deadline_s=self._timeouts.message_deadline_s(size_bytes),
         )
-        answer = self._provider.answer(reply.status, reply.body, reply.header("x-amzn-errortype") or "")
+        answer = self._provider.answer(reply.status, reply.body, dict(reply.headers))
         talk.note("<", f"HTTP {reply.status} {answer.text}")
         return answer
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from sendkit_server.deliver.connection import Carried, Connection
 from sendkit_server.deliver.desk import Desk
@@ -75,6 +76,7 @@ class Lane:
         self._pushed_back = ""
         self._resuming: asyncio.TimerHandle | None = None
         self._closing = False
+        self._released = asyncio.Event()
         self._turned_away_at: Amount | None = None
         self._loop = asyncio.get_running_loop()
         self._used_at = self._loop.time()
@@ -204,6 +206,7 @@ class Lane:
     def release(self) -> list[Parcel]:
         """Stop: give back what is not on the wire; what is, ends as it ends."""
         self._closing = True
+        self._released.set()
         parcels = [*self._ready, *self._waiting]
         self._ready.clear()
         self._waiting.clear()
@@ -439,11 +442,13 @@ class Lane:
 
     async def _in_turn(self, connection: Connection) -> bool:
         """Waits for the site's pace; False when that takes longer than a connection is kept, or this one has ended."""
-        while (wait_s := self.pace.wait_s(self._loop.time())) > 0:
+        while not self._closing and (wait_s := self.pace.wait_s(self._loop.time())) > 0:
             if wait_s > self._settings.timeouts.idle_s:
                 connection.quit()
                 return False
-            await asyncio.sleep(wait_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._released.wait()
         if not connection.usable or self._closing:
             return False
         self.pace.goes(self._loop.time(), self._office.nodes())

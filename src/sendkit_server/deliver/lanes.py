@@ -149,8 +149,7 @@ class Lanes:
         return lane
 
     def _smarthost(self, key: object, way: Way, route: Smarthost, *, strict: bool) -> Lane:
-        # A password, or a wish for TLS from the start, is worth nothing towards just anybody.
-        strict = strict or route.login is not None or route.tls_from_start
+        strict = strict or route.needs_tls
         greeter = Greeter(
             way.source.ehlo or self._settings.hostname,
             TlsWish.REQUIRED if strict else TlsWish.OFFERED,

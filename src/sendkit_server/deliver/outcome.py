@@ -48,6 +48,7 @@ LOOPS_BACK = Outcome(
 
 MTA_STS_FAILED = "mta_sts_failed"
 DANE_FAILED = "dane_failed"
+SMARTHOST_AUTH_FAILED = "smarthost_auth_failed"
 
 EXPIRED = Outcome(Result.EXPIRED, "expired", "Its expires_at came before it could be delivered; it was not sent.")
 
@@ -117,12 +118,12 @@ def reason_of(step: Step, reply: Reply) -> str:
 def host_trouble(verdict: Verdict, host: str) -> Outcome:
     """Deferred: a host that took the connection, but no mail (rule 3)."""
     if verdict.reply is None:
-        reason = {Step.STARTTLS: "tls_failed", Step.AUTH: "smarthost_auth_failed"}.get(verdict.step)
+        reason = {Step.STARTTLS: "tls_failed", Step.AUTH: SMARTHOST_AUTH_FAILED}.get(verdict.step)
         if reason is None or verdict.trouble is not Trouble.POLICY:
             reason = str(verdict.trouble)
         return Outcome(Result.DEFERRED, reason, f"{host}: {verdict.text}.")
     reply = verdict.reply
-    reason = {Step.STARTTLS: "tls_refused", Step.AUTH: "smarthost_auth_failed"}.get(verdict.step, "host_refused")
+    reason = {Step.STARTTLS: "tls_refused", Step.AUTH: SMARTHOST_AUTH_FAILED}.get(verdict.step, "host_refused")
     text = f"{host} said at {_wording(verdict.step)}: {reply.code} {reply.text}"
     return Outcome(Result.DEFERRED, reason, text, reply.code, reply.enhanced)
 
@@ -160,6 +161,14 @@ def domain_trouble(problem: DnsProblem) -> Outcome:
 def host_name_trouble(text: str) -> Outcome:
     """Deferred: the names of the mail hosts lead to no address. The domain asked for mail, so this is a mistake there."""
     return Outcome(Result.DEFERRED, "no_mail_host", f"{_sentence(text)}.", enhanced="4.4.4")
+
+
+def relay_not_found(name: str, text: str, *, is_known: bool) -> Outcome:
+    """Deferred: the name of a route's relay leads to no address. is_known: DNS says so, and not that it cannot be asked."""
+    reason, enhanced = ("no_mail_host", "4.4.4") if is_known else ("dns_unavailable", "4.4.3")
+    return Outcome(
+        Result.DEFERRED, reason, f"The relay of this route, {name}, is not found: {text}.", enhanced=enhanced
+    )
 
 
 def no_common_family(sources: Sequence[str]) -> Outcome:

@@ -62,6 +62,11 @@ class Smarthost(msgspec.Struct, frozen=True):
     name: str = "smarthost"
     source: Source = ANY_SOURCE
 
+    @property
+    def needs_tls(self) -> bool:
+        """A password, or a wish for TLS from the start, is worth nothing towards just anybody."""
+        return self.login is not None or self.tls_from_start
+
 
 class Hosted(msgspec.Struct, frozen=True):
     """Through a provider's HTTP API."""

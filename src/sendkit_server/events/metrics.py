@@ -48,7 +48,7 @@ class Metrics:
         self.route_up = Gauge(
             "sendkit_route_up",
             "0 while mail with another route passes this one by",
-            ["route", "source"],
+            ["route", "to", "source"],
             registry=registry,
         )
         self.smtp_sessions = Gauge("sendkit_smtp_sessions", "Open SMTP sessions", registry=registry)

@@ -62,12 +62,45 @@ def test_what_is_wrong_is_refused_by_its_field(wishes: Wishes, field: str):
 
 
 def test_headers_say_what_members_do_not():
-    headers = {
-        "x-sendkit-priority": " urgent ",
-        "x-sendkit-require-tls": "YES",
-        "x-sendkit-stream": "news",
-        "x-other": "1",
-    }
-    assert with_headers(Wishes(stream="mine"), headers) == Wishes("urgent", None, True, "mine")
+    headers = [
+        ("X-Sendkit-Priority", " urgent "),
+        ("x-sendkit-require-tls", "YES"),
+        ("X-Sendkit-Stream", "news"),
+        ("X-Other", "1"),
+    ]
+    assert with_headers(Wishes(), headers) == Wishes("urgent", None, True, "news")
     with pytest.raises(Refused):
-        with_headers(Wishes(), {"x-sendkit-require-tls": "perhaps"})
+        with_headers(Wishes(), [("X-Sendkit-Require-TLS", "perhaps")])
+
+
+@pytest.mark.parametrize(
+    ("wishes", "headers", "field"),
+    [
+        (Wishes(), [("X-Sendkit-Require-TLS", "yes"), ("x-sendkit-require-tls", "no")], "require_tls"),
+        (Wishes(), [("X-Sendkit-Stream", "news"), ("X-Sendkit-Stream", "news2")], "stream"),
+        (Wishes(require_tls=False), [("X-Sendkit-Require-TLS", "yes")], "require_tls"),
+        (Wishes(require_tls=True), [("X-Sendkit-Require-TLS", "0")], "require_tls"),
+        (Wishes(priority="bulk"), [("X-Sendkit-Priority", "urgent")], "priority"),
+        (Wishes(stream="mine"), [("X-Sendkit-Stream", "news")], "stream"),
+        (Wishes(expires_at="2026-11-24T16:00:01Z"), [("X-Sendkit-Expires-At", "2026-11-24T16:00:02Z")], "expires_at"),
+        (Wishes(expires_at="2026-11-24T16:00:01Z"), [("X-Sendkit-Expires-At", "soon")], "expires_at"),
+    ],
+)
+def test_contradictions_are_refused_and_not_resolved(wishes: Wishes, headers: list[tuple[str, str]], field: str):
+    with pytest.raises(Refused) as refused:
+        with_headers(wishes, headers)
+    assert refused.value.refusal.field == field
+    assert headers[0][0].lower() in refused.value.refusal.message.lower()
+
+
+def test_the_same_said_twice_is_no_contradiction():
+    member = Wishes("Urgent", "2026-11-24T16:00:01Z", True, "news")
+    headers = [
+        ("X-Sendkit-Priority", "urgent"),
+        ("X-Sendkit-Expires-At", "2026-11-24T17:00:01+01:00"),
+        ("X-Sendkit-Require-TLS", "yes"),
+        ("X-Sendkit-Require-TLS", "1"),
+        ("X-Sendkit-Stream", "news"),
+    ]
+    assert with_headers(member, headers) == member
+    assert with_headers(Wishes(), headers).require_tls is True

@@ -456,6 +456,20 @@ async def test_draining_hands_back_what_waits_and_finishes_what_is_on_the_wire()
         assert not here.deliverer.has_room("quick.test", 1)
 
 
+async def test_draining_does_not_wait_for_a_mail_whose_turn_has_not_come():
+    limits = {"there": {"mx": ["there.test"], "rate": 20}}
+    async with SmtpSink() as sink, world(mx(), sink.port, timeouts=Timeouts(), receivers=limits) as here:
+        first = here.send("ann@there.test")
+        await here.store.until_settled()
+        second = here.send("bob@there.test")
+        await here.until_lanes(lambda lane: lane.connections == 1 and lane.in_flight + lane.waiting == 1)
+        started = time.monotonic()
+        await here.deliverer.drain(30)
+        assert time.monotonic() - started < 1.5
+        assert here.store.update(first).status is Status.DELIVERED
+        assert here.store.waits(second) and len(sink.mails) == 1
+
+
 async def test_idle_connections_close_after_a_while():
     quick = msgspec.structs.replace(FAST, idle_s=0.1)
     async with SmtpSink() as sink, world(mx(), sink.port, timeouts=quick) as here:

@@ -12,18 +12,22 @@ import pytest
 import trustme
 from delivery_world import World, mx, said, world
 from sinks import DROP, SILENCE, ApiSink, SmtpSink
+from sinks.smtp import EXTENSIONS
 
 from sendkit_server.deliver import Direct, Routing, Smarthost, chain_of
 from sendkit_server.deliver.health import SITES
 from sendkit_server.deliver.route import Hosted, Source, WarmUp
 from sendkit_server.deliver.routing import Rule
 from sendkit_server.model.instant import DAY_MS
+from sendkit_server.model.retry import RetryPolicy
 from sendkit_server.model.status import Status
 from sendkit_server.store.values import Job
 from sendkit_server.wire.providers.resend import Resend
 from sendkit_server.wire.providers.ses import Ses
+from sendkit_server.wire.smtp_client import Login
 
 DAY = 1_800_000_000_000 - 1_800_000_000_000 % DAY_MS  # of World.now
+QUICK = RetryPolicy((1000,), 10 * DAY_MS)
 BIG = {"receivers": {"big": {"mx": ["there.test"]}}}
 
 
@@ -242,6 +246,63 @@ async def test_one_dead_site_does_not_bring_a_route_down():
             assert (len(sink.mails), len(relay.mails)) == (1, 6)
 
 
+def states(here: World) -> list[str]:
+    return [way["status"] for way in here.deliverer.ways()]
+
+
+async def test_a_relay_that_cannot_be_connected_again_and_again_is_down_until_it_answers():
+    relay = SmtpSink()
+    async with relay:
+        port = relay.port
+    async with world({}, routing=Routing(chain_of(Smarthost("127.0.0.1", port))), retry=QUICK) as here:
+        job = here.send("ann@there.test")
+        for n in range(SITES):
+            assert states(here) == ["up"]
+            await here.store.until(lambda n=n: len(here.store.completions) > n)
+            here.move_on(600)
+        await here.store.until(lambda: states(here) == ["down"])
+        assert [event for event, _ in here.log.lines].count("route.down") == 1
+        async with SmtpSink(port=port):
+            here.move_on(600)
+            await here.store.until(lambda: here.store.update(job).status is Status.DELIVERED)
+            assert states(here) == ["up"]
+
+
+async def test_a_relay_that_refuses_the_password_is_down_at_once(authority, ca_file):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    extensions = (*EXTENSIONS, "AUTH PLAIN LOGIN")
+    async with SmtpSink(tls=context, extensions=extensions, answers={"AUTH": "535 5.7.8 no"}) as relay:
+        route = Smarthost("localhost", relay.port, Login("user", "secret"))
+        async with world({}, routing=Routing(chain_of(route)), ca_file=ca_file) as here:
+            here.send("ann@there.test")
+            await here.store.until(lambda: bool(here.store.completions))
+            (way,) = here.deliverer.ways()
+            assert (way["status"], way["to"]) == ("down", f"localhost:{relay.port}")
+            assert "535 5.7.8 no" in way["reason"] and "secret" not in str(way)
+
+
+async def test_what_one_mail_asks_for_does_not_bring_its_relay_down():
+    async with (
+        SmtpSink() as relay,
+        world({}, routing=Routing(chain_of(Smarthost("127.0.0.1", relay.port))), retry=QUICK) as here,
+    ):
+        here.send("ann@there.test", require_tls=True)
+        for n in range(SITES + 1):
+            await here.store.until(lambda n=n: len(here.store.completions) > n)
+            here.move_on(600)
+        assert states(here) == ["up"]
+
+
+async def test_a_relay_that_is_not_found_is_named_as_the_route_s():
+    async with world({}, routing=Routing(chain_of(Smarthost("relay.test", 587)))) as here:
+        job = here.send("ann@there.test")
+        await here.store.until(lambda: bool(here.store.completions))
+        update = here.store.update(job)
+        assert update.explanation is not None
+        assert update.explanation.startswith("The relay of this route, relay.test:587, is not found: ")
+
+
 # Providers.
 
 
@@ -270,6 +331,7 @@ async def test_a_provider_takes_mail_over_a_kept_connection_and_its_answer_is_on
 @pytest.mark.parametrize(
     ("answer", "status", "reason"),
     [
+        ((200, {"message": "Please log in"}), Status.DELAYED, "protocol_error"),
         ((422, {"message": "Invalid `to` field."}), Status.BOUNCED, None),
         ((429, {"message": "Too many requests."}), Status.DELAYED, None),
         ((500, {"message": "Internal"}), Status.DELAYED, None),
@@ -288,6 +350,8 @@ async def test_what_a_provider_refuses_ends_or_waits_as_its_answer_says(authorit
         assert update.status is status
         assert reason is None or update.reason == reason
         assert said(lines(here, job), answer[1]["message"])
+        done = here.store.completions[0].attempt
+        assert done is not None and done.outcomes[0].possible_duplicate is (answer[0] == 200)
 
 
 @pytest.mark.parametrize(

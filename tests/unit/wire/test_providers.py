@@ -175,9 +175,27 @@ def test_ses_gets_the_message_as_it_is_and_the_call_is_signed():
 def test_an_answer_means_what_the_provider_documents(
     provider: Provider, status: int, answer: Any, kind: str, meaning: Meaning
 ):
-    found = provider.answer(status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), kind)
+    headers = {"x-amzn-errortype": kind} if kind else {}
+    found = provider.answer(status, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), headers)
     assert found.meaning is meaning
     assert not isinstance(answer, dict) or not answer.get("message") or str(answer["message"]) in found.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>Please log in</html>", b"{}", b'{"error":"x"}', b'{"id":7}', b'{"MessageID":"1","ErrorCode":300}', b"[]"],
+)
+@pytest.mark.parametrize("status", [200, 202, 204])
+@pytest.mark.parametrize("provider", ALL, ids=lambda one: type(one).__name__)
+def test_a_2xx_that_names_no_mail_proves_nothing(provider: Provider, status: int, answer: bytes):
+    found = provider.answer(status, answer, {})
+    assert found.meaning is Meaning.UNCLEAR
+    assert answer.decode() in found.text
+
+
+def test_sendgrid_names_the_mail_in_a_header():
+    assert SENDGRID.answer(202, b"", {"x-message-id": "14c5d75ce93"}).text == "14c5d75ce93"
+    assert SENDGRID.answer(200, b"", {}).meaning is Meaning.UNCLEAR
 
 
 @pytest.mark.parametrize("provider", ALL, ids=lambda one: type(one).__name__)

@@ -25,11 +25,12 @@ class ApiRequest(msgspec.Struct, frozen=True):
 
 
 class Meaning(StrEnum):
-    """taken: it is the provider's now.  refused: this mail or its recipient, for good.  later: try again.  busy: try again,
-    and slower.  not_here: not through this provider as it is set up; another route may take it.  broken: nothing goes
-    through this provider as it is set up."""
+    """taken: it is the provider's now.  unclear: it may be, but nothing in the answer proves it.  refused: this mail or its
+    recipient, for good.  later: try again.  busy: try again, and slower.  not_here: not through this provider as it is set
+    up; another route may take it.  broken: nothing goes through this provider as it is set up."""
 
     TAKEN = "taken"
+    UNCLEAR = "unclear"
     REFUSED = "refused"
     LATER = "later"
     BUSY = "busy"
@@ -78,20 +79,33 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return Endpoint.of(self.url)
 
 
-def words(body: bytes, *members: str) -> str:
-    """What an error body says: the first of these members that it has, else its beginning."""
-    found: Any
+def taken(body: bytes, mail_id: object) -> Answer:
+    """What a 2xx means. mail_id: what the documented success calls the mail. Without it anybody may have answered: a proxy,
+    a page to log in."""
+    if isinstance(mail_id, str) and mail_id:
+        return Answer(Meaning.TAKEN, printable(mail_id))
+    said = printable(body.decode("utf-8", "replace")) or "nothing"
+    return Answer(Meaning.UNCLEAR, f"an answer without the id of a mail: {said}")
+
+
+def members_of(body: bytes) -> dict[str, Any]:
+    """The members of a JSON object; none when the body is something else."""
     try:
         found = msgspec.json.decode(body)
     except msgspec.DecodeError:
-        found = None
-    if isinstance(found, dict):
-        for member in members:
-            value = found.get(member)
-            if isinstance(value, list) and value and isinstance(value[0], dict):
-                value = value[0].get("message")
-            if isinstance(value, str) and value:
-                return printable(value)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def words(body: bytes, *members: str) -> str:
+    """What an error body says: the first of these members that it has, else its beginning."""
+    found = members_of(body)
+    for member in members:
+        value = found.get(member)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = value[0].get("message")
+        if isinstance(value, str) and value:
+            return printable(value)
     return printable(body.decode("utf-8", "replace"))
 
 
@@ -105,7 +119,7 @@ def printable(text: str) -> str:
 def meaning_of(status: int) -> Meaning:
     """What an HTTP status says where the body says no more."""
     if status < 300:
-        return Meaning.TAKEN
+        return Meaning.UNCLEAR
     if status == 429:
         return Meaning.BUSY
     if status in (401, 403):

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.wire.providers.exchange import Account, Answer, ApiRequest, Meaning, meaning_of, words
+from sendkit_server.wire.providers.exchange import (
+    Account,
+    Answer,
+    ApiRequest,
+    Meaning,
+    meaning_of,
+    members_of,
+    taken,
+    words,
+)
 from sendkit_server.wire.providers.message import Parts, take_apart
 from sendkit_server.wire.smtp_client import Mail
 
@@ -34,10 +44,10 @@ class Postmark(Account, frozen=True, forbid_unknown_fields=True, kw_only=True):
         )
         return ApiRequest("POST", f"{self.endpoint.base}/email", headers, msgspec.json.encode(body))
 
-    def answer(self, status: int, body: bytes, kind: str = "") -> Answer:
-        """What its answer means. kind: the header x-amzn-errortype, which only Amazon has."""
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """What its answer means. headers: by lower-case name."""
         if status < 300:
-            return Answer(Meaning.TAKEN, words(body, "MessageID"))
+            return taken(body, members_of(body).get("MessageID") if _error_code(body) == 0 else None)
         text, code = words(body, "Message"), _error_code(body)
         if code in _BROKEN:
             return Answer(Meaning.BROKEN, text)
@@ -49,11 +59,7 @@ class Postmark(Account, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def _error_code(body: bytes) -> int | None:
-    try:
-        found = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return None
-    code = found.get("ErrorCode") if isinstance(found, dict) else None
+    code = members_of(body).get("ErrorCode")
     return code if isinstance(code, int) else None
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.wire.providers.exchange import Account, Answer, ApiRequest, Meaning, meaning_of, words
+from sendkit_server.wire.providers.exchange import (
+    Account,
+    Answer,
+    ApiRequest,
+    Meaning,
+    meaning_of,
+    members_of,
+    taken,
+    words,
+)
 from sendkit_server.wire.providers.message import Parts, take_apart
 from sendkit_server.wire.smtp_client import Mail
 
@@ -33,10 +43,10 @@ class Resend(Account, frozen=True, forbid_unknown_fields=True, kw_only=True):
         )
         return ApiRequest("POST", f"{self.endpoint.base}/emails", headers, body)
 
-    def answer(self, status: int, body: bytes, kind: str = "") -> Answer:
-        """What its answer means. kind: the header x-amzn-errortype, which only Amazon has."""
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """What its answer means. headers: by lower-case name."""
         if status < 300:
-            return Answer(Meaning.TAKEN, words(body, "id"))
+            return taken(body, members_of(body).get("id"))
         text, meaning = words(body, "message"), meaning_of(status)
         if any(each in text.lower() for each in _NOT_HERE):
             # A quota is the account's: what it refuses today another route may take.

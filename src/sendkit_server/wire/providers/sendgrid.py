@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.wire.providers.exchange import Account, Answer, ApiRequest, Meaning, meaning_of, words
+from sendkit_server.wire.providers.exchange import Account, Answer, ApiRequest, Meaning, meaning_of, taken, words
 from sendkit_server.wire.providers.message import Parts, Person, take_apart
 from sendkit_server.wire.smtp_client import Mail
 
@@ -24,8 +25,12 @@ class SendGrid(Account, frozen=True, forbid_unknown_fields=True, kw_only=True):
         headers = (("Authorization", f"Bearer {self.api_key}"), ("Content-Type", "application/json"))
         return ApiRequest("POST", f"{self.endpoint.base}/v3/mail/send", headers, body)
 
-    def answer(self, status: int, body: bytes, kind: str = "") -> Answer:
-        """What its answer means. kind: the header x-amzn-errortype, which only Amazon has."""
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """What its answer means. headers: by lower-case name."""
+        if status < 300:
+            # Its success is 202 with nothing in it; the id stands in a header.
+            mail_id = headers.get("x-message-id") or ("HTTP 202" if status == 202 and not body else None)
+            return taken(body, mail_id)
         text = words(body, "errors", "message") or f"HTTP {status}"
         if "verified Sender Identity" in text:
             return Answer(Meaning.NOT_HERE, text)

@@ -9,13 +9,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 
 from sendkit_server.model.instant import Instant
-from sendkit_server.wire.providers.exchange import Answer, ApiRequest, Endpoint, Meaning, meaning_of, words
+from sendkit_server.wire.providers.exchange import (
+    Answer,
+    ApiRequest,
+    Endpoint,
+    Meaning,
+    meaning_of,
+    members_of,
+    taken,
+    words,
+)
 from sendkit_server.wire.smtp_client import Mail
 
 PATH = "/v2/email/outbound-emails"
@@ -60,11 +70,11 @@ class Ses(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         authority = endpoint.host if endpoint.port == 443 else f"{endpoint.host}:{endpoint.port}"
         return ApiRequest("POST", path, self._headers(authority, path, body, now), body)
 
-    def answer(self, status: int, body: bytes, kind: str = "") -> Answer:
-        """What its answer means. kind: the header x-amzn-errortype."""
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """What its answer means. headers: by lower-case name."""
         if status < 300:
-            return Answer(Meaning.TAKEN, words(body, "MessageId"))
-        name, text = kind.partition(":")[0], words(body, "message", "Message")
+            return taken(body, members_of(body).get("MessageId"))
+        name, text = headers.get("x-amzn-errortype", "").partition(":")[0], words(body, "message", "Message")
         if name.startswith(_BROKEN):
             return Answer(Meaning.BROKEN, f"{name}: {text}")
         if name.startswith(_BUSY):
