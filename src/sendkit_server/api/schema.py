@@ -358,6 +358,7 @@ class NewKeyShape(KeyShape):
     """A new key. token: its secret, which no other reply has."""
 
     token: str
+    warnings: list[WarningShape]
 
 
 class RenamedKeyShape(KeyShape):
