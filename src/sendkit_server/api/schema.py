@@ -394,7 +394,7 @@ class CreateKey(msgspec.Struct):
 
 
 class RenameKey(msgspec.Struct):
-    """Another name."""
+    """Another name. All else a key keeps for ever: to name it here is refused."""
 
     name: str
 
