@@ -245,7 +245,8 @@ async def test_domains_add_prints_the_records_and_a_key_is_shown_once_and_kept_a
 @pytest.mark.engine("sqlite")
 async def test_a_rotated_key_is_listed_with_its_end_beside_the_new_one(make_server: Callable[..., Server]) -> None:
     server = await make_server().start()
-    await server.command("keys", "create", "--name", "app", "--sender", "a@sender.test")
+    made = await server.command("keys", "create", "--name", "app", "--sender", "a@sender.test")
+    assert "The restrictions hold for what the key sends" in made[2], "it is a full one"
     (old,) = json.loads((await server.command("keys", "list", "--json"))[1])
     status, out, err = await server.command("keys", "rotate", old["id"], "--overlap", "1h")
     assert status == 0 and out.startswith("sk_live_"), err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sendkit_server.api import payload
+from sendkit_server.api import payload, shapes
 from sendkit_server.api.dialect import Dialect, page_size, time_in
 from sendkit_server.api.http import Request, Response, json_response, listed_part, window
 from sendkit_server.api.service import Service
@@ -86,7 +86,8 @@ async def revoke(service: Service, request: Request) -> Response | Refusal:
 async def _with_token(service: Service, request: Request, created: CreatedKey) -> Response:
     row = await keys.show_key(service.store, request.team_id, created.key.id)
     assert row is not None
-    return json_response({**_worded(service, request, row), "token": created.secret}, 201)
+    told = {"token": created.secret, "warnings": shapes.warnings(created.warnings)}
+    return json_response({**_worded(service, request, row), **told}, 201)
 
 
 def _worded(service: Service, request: Request, row: AnyRow) -> dict[str, object]:

@@ -358,6 +358,7 @@ class NewKeyShape(KeyShape):
     """A new key. token: its secret, which no other reply has."""
 
     token: str
+    warnings: list[WarningShape]
 
 
 class RenamedKeyShape(KeyShape):
@@ -393,7 +394,7 @@ class CreateKey(msgspec.Struct):
 
 
 class RenameKey(msgspec.Struct):
-    """Another name."""
+    """Another name. All else a key keeps for ever: to name it here is refused."""
 
     name: str
 

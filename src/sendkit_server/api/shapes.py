@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 
 import msgspec
@@ -18,7 +18,7 @@ from sendkit_server.manage.senders import Sender
 from sendkit_server.model.address import Mailbox
 from sendkit_server.model.bounce import judge
 from sendkit_server.model.instant import api_time
-from sendkit_server.model.mail import Accepted
+from sendkit_server.model.mail import Accepted, Warning_
 from sendkit_server.model.status import UNSETTLED, Status, last_event
 from sendkit_server.store.queries.emails import Email
 from sendkit_server.store.queries.once import DEDUPLICATED
@@ -53,11 +53,14 @@ def accepted(result: Accepted) -> Shape:
             for recipient in result.recipients
         ],
     }
-    body["warnings"] = [
-        {"name": warning.name, "message": warning.message, "fix": warning.fix} for warning in result.warnings
-    ]
+    body["warnings"] = warnings(result.warnings)
     body["data"] = [{"id": message.id, "to": message.to, "status": message.status} for message in result.messages]
     return body
+
+
+def warnings(found: Iterable[Warning_]) -> list[Shape]:
+    """What was done all the same, and how to mend it."""
+    return [{"name": warning.name, "message": warning.message, "fix": warning.fix} for warning in found]
 
 
 def email(found: Email) -> Shape:

@@ -164,7 +164,7 @@ def keys() -> None:
 def create_key(expires_in: str | None, as_json: bool, **arguments: Any) -> None:
     """Make a key and print it, once."""
     result = acted("keys.create", {**arguments, "expires_in_ms": _milliseconds(expires_in)})
-    click.echo(json.dumps(result) if as_json else result["token"])
+    _new_key(result, as_json)
 
 
 @keys.command("rotate")
@@ -175,7 +175,7 @@ def create_key(expires_in: str | None, as_json: bool, **arguments: Any) -> None:
 def rotate_key(key_id: str, overlap: str, team: str, as_json: bool) -> None:
     """Make a new key with the same rights and print it; the old one ends after the overlap."""
     result = acted("keys.rotate", {"id": key_id, "overlap_ms": _milliseconds(overlap), "team": team})
-    click.echo(json.dumps(result) if as_json else result["token"])
+    _new_key(result, as_json)
 
 
 @keys.command("list")
@@ -202,6 +202,12 @@ def revoke_key(key_id: str, team: str) -> None:
     """Revoke a key at once, on every open connection."""
     acted("keys.revoke", {"id": key_id, "team": team})
     click.echo(f"{key_id} is revoked.")
+
+
+def _new_key(made: dict[str, Any], as_json: bool) -> None:
+    click.echo(json.dumps(made) if as_json else made["token"])
+    for warning in made["warnings"]:
+        click.echo(f"{warning['message']} {warning['fix']}", err=True)
 
 
 def _bounds(key: dict[str, Any]) -> str:

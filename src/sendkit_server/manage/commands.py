@@ -9,6 +9,8 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from sendkit_server.events.bounces import Returns
 from sendkit_server.events.inbound import Inbound
 from sendkit_server.events.refusals import NOBODY
@@ -91,7 +93,8 @@ async def _create_key(context: Context, team_id: int, arguments: Mapping[str, An
 
 
 def _with_secret(created: keys.CreatedKey) -> Json:
-    return {"id": created.key.id, "name": created.key.name, "token": created.secret}
+    warnings = [msgspec.to_builtins(warning) for warning in created.warnings]
+    return {"id": created.key.id, "name": created.key.name, "token": created.secret, "warnings": warnings}
 
 
 async def _rotate_key(context: Context, team_id: int, arguments: Mapping[str, Any]) -> Json:

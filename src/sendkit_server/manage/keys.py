@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 from sendkit_server.manage.audit import Actor
 from sendkit_server.model.address import AddressError, ascii_domain, parse_mailbox
 from sendkit_server.model.instant import DAY_MS, LAST, Instant, api_time
-from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey, Restrictions
-from sendkit_server.model.permissions import parse_permission, preset_of
+from sendkit_server.model.mail import NO_RESTRICTIONS, ApiKey, Restrictions, Warning_
+from sendkit_server.model.permissions import PRESETS, parse_permission, preset_of
 from sendkit_server.store.directory import hash_secret
 from sendkit_server.store.queries import audit as audit_queries
 from sendkit_server.store.queries import domains as domain_queries
@@ -35,6 +35,13 @@ MAX_DAILY_LIMIT = 1_000_000_000
 MAPPED_BITS = 96  # of an IPv6 address before the IPv4 address that it holds
 
 _decoder = msgspec.json.Decoder(Restrictions)
+
+
+_BOUND_IN_SENDING = Warning_(
+    "restrictions_bind_sending",
+    "The restrictions hold for what the key sends; what else its permissions allow it may do with all that the team has.",
+    "Make it with the permission send, unless it is to manage the team or read its mail.",
+)
 
 
 class ManageError(Exception):
@@ -66,6 +73,15 @@ class CreatedKey(msgspec.Struct, frozen=True):
 
     key: ApiKey
     secret: str
+
+    @property
+    def warnings(self) -> tuple[Warning_, ...]:
+        """What whoever made it may not expect of it."""
+        kept, more = self.key.restrictions, self.key.permissions - PRESETS["send"]
+        is_bound = bool(
+            self.key.domain_id or kept.domain_ids or kept.senders or kept.recipient_domains or kept.daily_limit
+        )
+        return (_BOUND_IN_SENDING,) if is_bound and more else ()
 
 
 def make_secret(*, test: bool, entropy: Callable[[int], bytes]) -> str:

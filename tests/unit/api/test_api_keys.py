@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from api_world import BY, MAIL, NOW, Answer, Api
 from sqlalchemy import select, update
 
+from sendkit_server.api.schema import NewKeyShape
 from sendkit_server.manage import domains
 from sendkit_server.manage.keys import ManageError
 from sendkit_server.model.address import parse_address
@@ -210,6 +212,19 @@ async def refused_alike_from_here(api: Api, secret: str) -> None:
     assert isinstance(refusal, Refusal)
     assert answer.json["message"] == refusal.message
     assert "only from 192.0.2.0/24, 2001:db8::/32, not from 127.0.0.1" in refusal.message
+
+
+async def test_who_makes_a_restricted_key_that_may_do_more_than_send_is_warned(api: Api) -> None:
+    for restricted in (
+        {"senders": ["a@sender.test"]}, {"domain_id": "sender.test"}, {"recipient_domains": ["a.test"]}, {"daily_limit": 5},
+    ):  # fmt: skip
+        made = await make(api, permissions=["emails:send", "domains:write"], **restricted)
+        (warning,) = msgspec.json.decode(made.body, type=NewKeyShape).warnings
+        assert (made.status, warning.name) == (201, "restrictions_bind_sending")
+        assert (await make(api, permission="send", **restricted)).json["warnings"] == []
+    assert (await make(api, networks=["127.0.0.0/8"])).json["warnings"] == [], "that binds all that it does"
+    wish = {"name": "k", "permission": "full", "test": False, "senders": ["a@sender.test"]}
+    assert [one["name"] for one in (await api.command("keys.create", **wish))["warnings"]] == [warning.name]
 
 
 async def test_rewrite_from_sends_as_the_key_s_sender_and_keeps_the_original_for_replies(api: Api) -> None:
