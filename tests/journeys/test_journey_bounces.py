@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from server import SENDKIT, Server
-from sinks import SmtpSink
+from sinks import DnsServer, SmtpSink
 
 DSN = """\
 From: MAILER-DAEMON@mx.there.test\r
@@ -90,6 +90,18 @@ async def test_a_returned_mail_is_bounced_with_what_to_do_about_it(server: Serve
     assert [event["type"] for event in found["events"]] == ["sent", "delivered", "bounced"]
     assert await metric(server, 'sendkit_inbound_total{kind="bounced"} 1.0')
     assert await metric(server, 'sendkit_inbound_total{kind="repeated"} 1.0')
+
+
+async def test_a_recipient_cannot_make_one_at_another_domain_bounce(
+    server: Server, key: str, sink: SmtpSink, dns: DnsServer
+) -> None:
+    dns.zone.update({"also.test": {"MX": ["10 mx.also.test."]}, "mx.also.test": dns.zone["mx.there.test"]})
+    message_id = await server.send(key, to=["ann@there.test"], cc=["eve@also.test"])
+    await server.settled(key, message_id, "delivered")
+    (to_eve,) = [mail.return_path for mail in sink.mails if "eve@also.test" in mail.recipients]
+    await asyncio.to_thread(bring_back, server, to_eve, DSN)
+    assert (await server.email(key, message_id))["status"] == "delivered"
+    assert await metric(server, 'sendkit_inbound_total{kind="nobody"} 1.0')
 
 
 async def test_a_complaint_is_told(server: Server, key: str, sink: SmtpSink) -> None:
