@@ -109,6 +109,7 @@ async def test_a_complaint_is_told(server: Server, key: str, sink: SmtpSink) -> 
     await asyncio.to_thread(bring_back, server, return_path, ARF)
     found = await server.email(key, message_id)
     assert (found["status"], found["recipients"][0]["bounce"]) == ("complained", None)
+    assert found["recipients"][0]["reason"].startswith("The recipient complained (abuse); Provider/1 told it at ")
 
 
 async def test_an_answering_machine_and_a_forged_return_path_change_nothing(

@@ -230,6 +230,8 @@ async def test_a_complaint_is_recorded_once_and_suppresses(world: World):
     assert await world.come_back(mail, arf("[redacted]", number=2)) is Taken.REPEATED
     found = await world.email(mail)
     assert ([row.status for row in found.recipients], found.message.status) == (["complained"], "complained")
+    told = "The recipient complained (abuse); Provider/1 told it at 1970-01-01 00:00:20 UTC."
+    assert found.recipients[0].explanation == told
     ((type_, _, detail),) = await world.events(mail)
     assert (type_, detail["feedback_type"], detail["user_agent"]) == ("complained", "abuse", "Provider/1")
     assert await world.suppressed() == [("ann@there.test", "complaint")]

@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.model.address import AddressError, parse_address
 from sendkit_server.model.bounce import Bounce, BounceType, classify
-from sendkit_server.model.instant import Instant
+from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.model.status import Status, moved
 from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.queries import bounces as queries
@@ -258,8 +258,10 @@ class _Record:
             feedback_type=complaint.feedback_type[:64],
             user_agent=complaint.user_agent,
         )
-        kept = RecipientReport(Action.FAILED, (), row.code, row.enhanced, row.explanation or "")
-        result = self._end(row, Status.COMPLAINED, "complaint", kept, detail)
+        who = self._report.reporting_mta or complaint.user_agent or "a feedback report"
+        text = f"The recipient complained ({detail.feedback_type}); {who} told it at {api_time(self._now)} UTC."
+        told = RecipientReport(Action.FAILED, (), row.code, row.enhanced, text)
+        result = self._end(row, Status.COMPLAINED, "complaint", told, detail)
         if result is Taken.COMPLAINED:
             self._suppress_address(row, "complaint", {"feedback_type": complaint.feedback_type[:64]})
         return result
