@@ -92,6 +92,20 @@ async def test_a_returned_mail_is_bounced_with_what_to_do_about_it(server: Serve
     assert await metric(server, 'sendkit_inbound_total{kind="repeated"} 1.0')
 
 
+async def test_an_unknown_address_is_suppressed_whatever_its_domain_is_called(
+    server: Server, key: str, sink: SmtpSink, dns: DnsServer
+) -> None:
+    sink.answers["RCPT"] = "550 5.1.1 User unknown"
+    dns.zone.update({"greylist.test": {"MX": ["10 mx.greylist.test."]}, "mx.greylist.test": dns.zone["mx.there.test"]})
+    for domain, subtype in (("greylist.test", "no_such_user"), ("spamhaus.test", "no_such_domain")):
+        message_id = await server.send(key, to=[f"joe@{domain}"])
+        found = await server.settled(key, message_id, "bounced")
+        bounce = found["recipients"][0]["bounce"]
+        assert (bounce["type"], bounce["subtype"]) == ("hard", subtype)
+        again = await server.send(key, to=[f"joe@{domain}"])
+        await server.settled(key, again, "suppressed")
+
+
 async def test_a_recipient_cannot_make_one_at_another_domain_bounce(
     server: Server, key: str, sink: SmtpSink, dns: DnsServer
 ) -> None:
