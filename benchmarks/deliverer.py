@@ -153,7 +153,7 @@ async def measure(mails: int, port: int, keys: tuple[DkimKey, ...]) -> float:
             store,
             Resolver(["127.0.0.1"]),
             pool,
-            return_path=lambda message, job: "b-0123456789abcdefghijklmnop-all-0123456789abcdefghij@out.test",
+            return_path=lambda message, n: "b-0123456789abcdefghijklmnop-0-0123456789abcdefghij@out.test",
             clock=lambda: int(time.time() * 1000),
             random=lambda: 0.5,
             log=structlog.wrap_logger(

@@ -285,9 +285,9 @@ class App:
         retry = RetryPolicy(settings.retry_schedule, settings.retry_window)
         token_key = seal.derived_key(self.store.secret_key, seal.RETURN_PATH_PURPOSE)
 
-        def envelope_from(message: Message, job: Job) -> str:
+        def envelope_from(message: Message, n: int | None) -> str:
             at = self._signers.return_path(message.team_id, message.from_.domain) or settings.hostname
-            return f"{return_path.make(message.id, None, token_key)}@{at}"
+            return f"{return_path.make(message.id, n, token_key)}@{at}"
 
         self.deliverer = Deliverer(
             DeliverySettings(

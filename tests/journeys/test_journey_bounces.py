@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from server import SENDKIT, Server
-from sinks import SmtpSink
+from sinks import DnsServer, SmtpSink
 
 DSN = """\
 From: MAILER-DAEMON@mx.there.test\r
@@ -92,11 +92,38 @@ async def test_a_returned_mail_is_bounced_with_what_to_do_about_it(server: Serve
     assert await metric(server, 'sendkit_inbound_total{kind="repeated"} 1.0')
 
 
+async def test_an_unknown_address_is_suppressed_whatever_its_domain_is_called(
+    server: Server, key: str, sink: SmtpSink, dns: DnsServer
+) -> None:
+    sink.answers["RCPT"] = "550 5.1.1 User unknown"
+    dns.zone.update({"greylist.test": {"MX": ["10 mx.greylist.test."]}, "mx.greylist.test": dns.zone["mx.there.test"]})
+    for domain, subtype in (("greylist.test", "no_such_user"), ("spamhaus.test", "no_such_domain")):
+        message_id = await server.send(key, to=[f"joe@{domain}"])
+        found = await server.settled(key, message_id, "bounced")
+        bounce = found["recipients"][0]["bounce"]
+        assert (bounce["type"], bounce["subtype"]) == ("hard", subtype)
+        again = await server.send(key, to=[f"joe@{domain}"])
+        await server.settled(key, again, "suppressed")
+
+
+async def test_a_recipient_cannot_make_one_at_another_domain_bounce(
+    server: Server, key: str, sink: SmtpSink, dns: DnsServer
+) -> None:
+    dns.zone.update({"also.test": {"MX": ["10 mx.also.test."]}, "mx.also.test": dns.zone["mx.there.test"]})
+    message_id = await server.send(key, to=["ann@there.test"], cc=["eve@also.test"])
+    await server.settled(key, message_id, "delivered")
+    (to_eve,) = [mail.return_path for mail in sink.mails if "eve@also.test" in mail.recipients]
+    await asyncio.to_thread(bring_back, server, to_eve, DSN)
+    assert (await server.email(key, message_id))["status"] == "delivered"
+    assert await metric(server, 'sendkit_inbound_total{kind="nobody"} 1.0')
+
+
 async def test_a_complaint_is_told(server: Server, key: str, sink: SmtpSink) -> None:
     message_id, return_path = await delivered(server, key, sink)
     await asyncio.to_thread(bring_back, server, return_path, ARF)
     found = await server.email(key, message_id)
     assert (found["status"], found["recipients"][0]["bounce"]) == ("complained", None)
+    assert found["recipients"][0]["reason"].startswith("The recipient complained (abuse); Provider/1 told it at ")
 
 
 async def test_an_answering_machine_and_a_forged_return_path_change_nothing(

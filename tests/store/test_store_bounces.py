@@ -161,10 +161,27 @@ async def test_with_a_single_recipient_an_alias_in_the_report_does_no_harm(world
     assert await world.statuses(mail) == ["bounced"]
 
 
-async def test_a_return_path_that_names_the_recipient_needs_no_address(world: World):
-    mail = await world.sent("ann@there.test", "bob@there.test")
+async def test_a_return_path_that_names_the_only_recipient_at_his_domain_needs_no_address(world: World):
+    mail = await world.sent("ann@there.test", "bob@elsewhere.test")
     assert await world.come_back(mail, dsn(("who@inside.test", "failed", GONE)), n=1) is Taken.BOUNCED
     assert await world.statuses(mail) == ["delivered", "bounced"]
+
+
+async def test_a_return_path_that_names_a_recipient_counts_for_all_at_his_domain(world: World):
+    mail = await world.sent("ann@there.test", "bob@there.test", "eve@elsewhere.test")
+    assert await world.come_back(mail, dsn(("who@inside.test", "failed", GONE)), n=0) is Taken.NOBODY
+    assert await world.come_back(mail, dsn(("bob@there.test", "failed", GONE), number=2), n=0) is Taken.BOUNCED
+    assert await world.statuses(mail) == ["delivered", "bounced", "delivered"]
+
+
+async def test_nobody_reports_on_recipients_at_other_domains(world: World):
+    mail = await world.sent("ann@there.test", "bob@there.test", "eve@elsewhere.test")
+    both = dsn(("ann@there.test", "failed", GONE), ("bob@there.test", "failed", GONE))
+    assert await world.come_back(mail, both, n=2) is Taken.NOBODY
+    assert await world.statuses(mail) == ["delivered"] * 3
+    assert await world.suppressed() == []
+    assert await world.come_back(mail, arf("ann@there.test"), n=2) is Taken.COMPLAINED
+    assert await world.statuses(mail) == ["delivered", "delivered", "complained"]
 
 
 async def test_a_delay_is_told_once_and_changes_no_status(world: World):
@@ -213,6 +230,8 @@ async def test_a_complaint_is_recorded_once_and_suppresses(world: World):
     assert await world.come_back(mail, arf("[redacted]", number=2)) is Taken.REPEATED
     found = await world.email(mail)
     assert ([row.status for row in found.recipients], found.message.status) == (["complained"], "complained")
+    told = "The recipient complained (abuse); Provider/1 told it at 1970-01-01 00:00:20 UTC."
+    assert found.recipients[0].explanation == told
     ((type_, _, detail),) = await world.events(mail)
     assert (type_, detail["feedback_type"], detail["user_agent"]) == ("complained", "abuse", "Provider/1")
     assert await world.suppressed() == [("ann@there.test", "complaint")]
@@ -229,6 +248,12 @@ async def test_a_redacted_complaint_about_a_mail_to_several_is_nobodys(world: Wo
     mail = await world.sent("ann@there.test", "bob@there.test")
     assert await world.come_back(mail, arf("[redacted]")) is Taken.NOBODY
     assert await world.come_back(mail, arf("bob@there.test")) is Taken.COMPLAINED
+    assert await world.statuses(mail) == ["delivered", "complained"]
+
+
+async def test_a_redacted_complaint_to_a_return_path_that_names_the_only_one_at_his_domain_is_his(world: World):
+    mail = await world.sent("ann@there.test", "bob@elsewhere.test")
+    assert await world.come_back(mail, arf("redacted"), n=1) is Taken.COMPLAINED
     assert await world.statuses(mail) == ["delivered", "complained"]
 
 

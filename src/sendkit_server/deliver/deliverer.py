@@ -83,7 +83,7 @@ class Deliverer:
         resolver: Resolver,
         compose_pool: Executor,
         *,
-        return_path: Callable[[Message, Job], str],
+        return_path: Callable[[Message, int | None], str],
         clock: Callable[[], Instant],
         random: Callable[[], float],
         log: FilteringBoundLogger,
@@ -95,6 +95,8 @@ class Deliverer:
         tls: TlsPolicies | None = None,
     ) -> None:
         """tls: what recipients' domains demand; None: nothing.
+
+        return_path: of a message and its recipient n; None: of any of them.
 
         idle_look_s: how often the store is looked at when nothing is due and nobody said so.
         """
@@ -632,8 +634,14 @@ class Deliverer:
         self._policies.count(domain, sessions)
 
     def return_path(self, parcel: Parcel) -> str:
-        """The envelope's sender."""
-        return self._return_path(parcel.message, parcel.jobs[0])
+        """The envelope's sender.
+
+        It names the first recipient where all are at one domain, so that nobody elsewhere can report on them. The same
+        recipients have the same one at each try, which greylisting looks at.
+        """
+        alone = len({job.site for job in parcel.jobs}) == 1
+        n = min(one.n for job in parcel.jobs for one in job.recipients) if alone else None
+        return self._return_path(parcel.message, n)
 
     def now(self) -> Instant:
         """The time."""

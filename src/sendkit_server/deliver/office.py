@@ -93,7 +93,7 @@ class Office(Protocol):
         """How connections for a domain's mail were secured."""
 
     def return_path(self, parcel: Parcel) -> str:
-        """The envelope's sender."""
+        """The envelope's sender: names the first recipient where all are at one domain."""
 
     def now(self) -> Instant:
         """The time."""

@@ -1,8 +1,9 @@
 """What comes back: bounces and complaints about mail that was sent, recorded where they belong.
 
 Only a return path that this server made (wire.return_path) says which message a mail is about; what the mail itself
-says of that is not believed, so a forged report changes nothing. Of a message with several recipients the report's
-addresses tell which, of one with a single recipient none are needed.
+says of that is not believed, so a forged report changes nothing. Where the return path names a recipient, the
+report counts for the recipients at his domain alone, for only there was this return path told. Of several the report's
+addresses tell which; a single one needs none.
 
 - A notification's `failed` makes the recipient bounced, also after delivered, and a hard one suppresses the address, as
   does the third soft one in a row.
@@ -15,7 +16,7 @@ addresses tell which, of one with a single recipient none are needed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from enum import StrEnum
 
 import msgspec
@@ -24,7 +25,7 @@ from sqlalchemy import Connection
 
 from sendkit_server.model.address import AddressError, parse_address
 from sendkit_server.model.bounce import Bounce, BounceType, classify
-from sendkit_server.model.instant import Instant
+from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.model.status import Status, moved
 from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.queries import bounces as queries
@@ -194,15 +195,17 @@ class _Record:
 
     def run(self, n: int | None) -> Taken:
         """n: the recipient that the return path names; None: the report has to tell."""
-        recipients = queries.recipients_of(self._connection, self._team_id, self._message_id)
-        if n is not None:
-            recipients = [row for row in recipients if row.n == n]
+        everyone = queries.recipients_of(self._connection, self._team_id, self._message_id)
+        sites = {row.site for row in everyone if n is None or row.n == n}
+        recipients = [row for row in everyone if row.site in sites]
+        others = {row.matching for row in everyone if row.site not in sites}
         complaint = self._report.complaint
         if complaint is not None:
             row = complained(complaint, recipients)
             results = [] if row is None else [self._complain(row, complaint)]
         else:
-            results = [self._bounce(row, one) for row, one in concerned(self._report.recipients, recipients)]
+            told = concerned(self._report.recipients, recipients, others)
+            results = [self._bounce(row, one) for row, one in told]
         if not results:
             return Taken.NOBODY
         if any(result in (Taken.BOUNCED, Taken.COMPLAINED) for result in results):
@@ -255,8 +258,10 @@ class _Record:
             feedback_type=complaint.feedback_type[:64],
             user_agent=complaint.user_agent,
         )
-        kept = RecipientReport(Action.FAILED, (), row.code, row.enhanced, row.explanation or "")
-        result = self._end(row, Status.COMPLAINED, "complaint", kept, detail)
+        who = self._report.reporting_mta or complaint.user_agent or "a feedback report"
+        text = f"The recipient complained ({detail.feedback_type}); {who} told it at {api_time(self._now)} UTC."
+        told = RecipientReport(Action.FAILED, (), row.code, row.enhanced, text)
+        result = self._end(row, Status.COMPLAINED, "complaint", told, detail)
         if result is Taken.COMPLAINED:
             self._suppress_address(row, "complaint", {"feedback_type": complaint.feedback_type[:64]})
         return result
@@ -281,22 +286,31 @@ class _Record:
         self._suppress(self._connection, self._team_id, row.matching, reason, detail, self._now)
 
 
-def concerned(reports: Sequence[RecipientReport], recipients: Sequence[AnyRow]) -> list[tuple[AnyRow, RecipientReport]]:
-    """Whom each part of a report is about. A single recipient needs no address: aliases and forwardings change it."""
+def concerned(
+    reports: Sequence[RecipientReport], recipients: Sequence[AnyRow], others: Set[str]
+) -> list[tuple[AnyRow, RecipientReport]]:
+    """Whom each part of a report is about. A single recipient needs no address: aliases and forwardings change it.
+
+    recipients: whom it may be about.  others: the addresses of the mail's other recipients, of whom it proves nothing.
+    """
     by_address = {row.matching: row for row in recipients}
     found: dict[int, tuple[AnyRow, RecipientReport]] = {}
     for report in reports:
         row = next((by_address[spelled] for spelled in map(_matching, report.addresses) if spelled in by_address), None)
         if row is not None:
             found.setdefault(row.n, (row, report))
-    if not found and len(recipients) == 1 and reports:
-        failed = next((report for report in reports if report.action is Action.FAILED), reports[0])
+    unnamed = [report for report in reports if others.isdisjoint(map(_matching, report.addresses))]
+    if not found and len(recipients) == 1 and unnamed:
+        failed = next((report for report in unnamed if report.action is Action.FAILED), unnamed[0])
         return [(recipients[0], failed)]
     return list(found.values())
 
 
 def complained(complaint: Complaint, recipients: Sequence[AnyRow]) -> AnyRow | None:
-    """Whose complaint it is; None when several may have made it and the address is left out or redacted."""
+    """Whose complaint it is; None when several may have made it and the address is left out or redacted.
+
+    Of a single one it is, whoever is named: the mail that it is about shows its other recipients.
+    """
     if len(recipients) == 1:
         return recipients[0]
     named = set(map(_matching, complaint.addresses))

@@ -13,7 +13,7 @@ async def test_a_mail_is_delivered_with_its_transcript():
         (completion,) = here.store.completions
         (mail,) = sink.mails
         assert mail.recipients == ["ann@there.test"]
-        assert mail.return_path == "bounce@out.test"
+        assert mail.return_path == "bounce-0@out.test"
         assert b"\r\n.a dot at the start" in mail.raw
         assert here.store.events(job) == ["sent", "delivered"]
         attempt = completion.attempt

@@ -281,7 +281,7 @@ async def test_a_server_that_knows_no_ehlo_is_greeted_with_helo():
     sink = SmtpSink(answers={"EHLO": "502 5.5.1 what"})
     job, here = await tried_once(sink)
     assert here.store.update(job).status is Status.DELIVERED
-    assert sink.commands[:3] == ["EHLO out.test", "HELO out.test", "MAIL FROM:<bounce@out.test>"]
+    assert sink.commands[:3] == ["EHLO out.test", "HELO out.test", "MAIL FROM:<bounce-0@out.test>"]
 
 
 async def test_a_message_over_the_servers_size_fails_before_data():

@@ -92,7 +92,7 @@ class Node(World):
             self.store,
             self.resolver,
             pool,
-            return_path=lambda message, job: "bounce@out.test",
+            return_path=lambda message, n: f"bounce-{n}@out.test",
             clock=lambda: self.now,
             random=lambda: 0.5,
             log=cast("FilteringBoundLogger", self.log),

@@ -52,8 +52,27 @@ async def test_two_domains_at_one_site_share_a_lane_and_one_message_to_both_one_
         here.deliverer.offer(second)
         await here.store.until_settled()
         assert [mail.recipients for mail in sink.mails] == [["ann@there.test", "bob@also.test"]]
+        assert sink.mails[0].return_path == "bounce-None@out.test"
         assert len(here.store.completions) == 2
         assert len(here.deliverer.lanes()) == 1
+
+
+async def test_recipients_at_one_domain_have_a_return_path_that_names_the_first_the_same_at_each_try():
+    greeted: set[str] = set()
+
+    def greylist(session: object, argument: str) -> str | None:
+        known = argument in greeted
+        greeted.add(argument)
+        return None if known else "450 4.2.0 later"
+
+    async with SmtpSink(answers={"RCPT": greylist}) as sink, world(mx(), sink.port) as here:
+        job = here.send("ann@there.test", "bob@there.test")
+        await here.store.until(lambda: here.store.waits(job, 0) and here.store.waits(job, 1))
+        here.now += 3_600_000
+        here.deliverer.wake()
+        await here.store.until_settled()
+        senders = [command.split()[1] for command in sink.commands if command.startswith("MAIL")]
+        assert senders == ["FROM:<bounce-0@out.test>"] * 2
 
 
 async def test_a_mail_that_is_composed_before_there_is_a_connection_needs_only_one():
