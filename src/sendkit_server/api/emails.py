@@ -110,7 +110,10 @@ async def cancel(service: Service, request: Request) -> Response | Refusal:
     done = await queue_cancel(service.store, target, CANCELLED, service.actor(request), service.clock)
     if done.recipients:
         return json_response(shapes.changed(found, done.recipients))
-    return _IN_FLIGHT if done.in_flight else _nothing_waits("cancelled", found)
+    if done.in_flight:
+        return _IN_FLIGHT
+    # It may have been delivered meanwhile, so what was read before is not what keeps it from being cancelled.
+    return _nothing_waits("cancelled", await _find(service, request) or found)
 
 
 async def retry(service: Service, request: Request) -> Response | Refusal:
