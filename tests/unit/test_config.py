@@ -17,8 +17,10 @@ from sendkit_server.config import (
     parse_delays_ms,
     parse_duration_ms,
     parse_size,
+    routing_of,
 )
 from sendkit_server.model.certificate import Binding
+from sendkit_server.standing import dns_names
 
 KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
@@ -148,3 +150,12 @@ def test_binds_durations_and_sizes() -> None:
 )
 def test_names_are_proved_by_tls_where_port_443_is_ours(environment: dict[str, str], challenge: str) -> None:
     assert acme_challenge_of(load(environment)) == challenge
+
+
+def test_relays_are_named_once_in_the_spf_record_and_by_address_where_they_have_no_name() -> None:
+    route = ",".join(
+        f"smarthost://{relay}" for relay in ("relay.test:587", "relay.test:2587", "192.0.2.7", "[2001:db8::7]")
+    )
+    settings = load({"SENDKIT_ROUTE": route})
+    found = dns_names(settings, routing_of(settings).routes)
+    assert found.spf == ("include:relay.test", "ip4:192.0.2.7", "ip6:2001:db8::7")
