@@ -416,6 +416,7 @@ class App:
             refresh_metrics=self._refresh_metrics,
             guesses=self._guesses,
             note_refusal=self.refusals.note,
+            delivery=self.deliverer,
         )
         self._pages = pages = Pages(
             HttpDoor(service),
@@ -498,6 +499,7 @@ class App:
             self._now,
             os.urandom,
             self.deliverer.ways,
+            self.deliverer.delay,
             self._count_inbound,
             self.public_url,
             certificates_wanted(self.settings),

@@ -36,14 +36,21 @@ def dns_names(settings: Settings, routes: tuple[Route, ...]) -> DnsNames:
         if not addresses:
             # Behind address translation the machine does not know its public address; its name's A record does.
             mechanisms.append(f"a:{settings.hostname}")
-    mechanisms += [f"include:{route.host}" for route in routes if isinstance(route, Smarthost)]
+    mechanisms += [_relay_mechanism(route.host) for route in routes if isinstance(route, Smarthost)]
     algorithms = tuple(ALGORITHMS[name] for name in settings.dkim)
     return DnsNames(
         settings.hostname,
-        tuple(mechanisms),
+        tuple(dict.fromkeys(mechanisms)),
         algorithms,  # type: ignore[arg-type]  # the names of ALGORITHMS
         urlsplit(settings.public_url).hostname or settings.hostname,
     )
+
+
+def _relay_mechanism(host: str) -> str:
+    try:
+        return f"ip{ipaddress.ip_address(host).version}:{host}"
+    except ValueError:
+        return f"include:{host}"
 
 
 def surroundings(settings: Settings, routes: tuple[Route, ...], *, serving: bool) -> Surroundings:

@@ -152,7 +152,7 @@ async def test_at_the_end_of_the_retry_window_a_mail_has_failed_with_the_last_re
     make_server: Callable[..., Server], sink: SmtpSink
 ) -> None:
     sink.answers["RCPT"] = "451 4.3.2 not now"
-    server = await make_server(SENDKIT_RETRY_SCHEDULE="500ms", SENDKIT_RETRY_WINDOW="2s").start()
+    server = await make_server(SENDKIT_RETRY_SCHEDULE="1s", SENDKIT_RETRY_WINDOW="3s").start()
     key = await server.live_key()
     message_id = await server.send(key)
     found = await server.settled(key, message_id, "failed")

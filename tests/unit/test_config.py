@@ -14,11 +14,13 @@ from sendkit_server.config import (
     acme_challenge_of,
     load,
     parse_binds,
+    parse_delays_ms,
     parse_duration_ms,
-    parse_durations_ms,
     parse_size,
+    routing_of,
 )
 from sendkit_server.model.certificate import Binding
+from sendkit_server.standing import dns_names
 
 KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 
@@ -62,6 +64,8 @@ def test_an_empty_value_is_none_where_that_is_known_else_the_default() -> None:
         ({"SENDKIT_ACME_EAB_KID": "kid-1", "SENDKIT_ACME_EAB_HMAC_KEY": KEY}, "SENDKIT_ACME_EMAIL"),
         ({"SENDKIT_BEHIND_PROXY": "maybe"}, "say yes or no"),
         ({"SENDKIT_RETRY_SCHEDULE": "1m,soon"}, "give a number and a unit"),
+        ({"SENDKIT_RETRY_SCHEDULE": "1m,0s"}, "at least 1s"),
+        ({"SENDKIT_RETRY_SCHEDULE": "999ms"}, "at least 1s"),
         ({"SENDKIT_ALLOW_PRIVATE_NETWORKS": "loopback"}, "allow_private_networks"),
         ({"SENDKIT_MX_PORT": "0"}, "give a port"),
         ({"SENDKIT_PUBLIC_URL": "mail.example.com"}, "absolute URL"),
@@ -120,7 +124,7 @@ def test_settings_of_later_versions_are_named_and_no_error() -> None:
 def test_binds_durations_and_sizes() -> None:
     assert parse_binds("127.0.0.1:1, [::1]:2,:3") == (Address("127.0.0.1", 1), Address("::1", 2), Address("0.0.0.0", 3))
     assert parse_binds("none") == () and str(Address("::1", 2)) == "[::1]:2"
-    assert (parse_duration_ms("500ms"), parse_duration_ms("2d"), parse_durations_ms("1m,1h")) == (
+    assert (parse_duration_ms("500ms"), parse_duration_ms("2d"), parse_delays_ms("1m,1h")) == (
         500,
         172_800_000,
         (60_000, 3_600_000),
@@ -146,3 +150,12 @@ def test_binds_durations_and_sizes() -> None:
 )
 def test_names_are_proved_by_tls_where_port_443_is_ours(environment: dict[str, str], challenge: str) -> None:
     assert acme_challenge_of(load(environment)) == challenge
+
+
+def test_relays_are_named_once_in_the_spf_record_and_by_address_where_they_have_no_name() -> None:
+    route = ",".join(
+        f"smarthost://{relay}" for relay in ("relay.test:587", "relay.test:2587", "192.0.2.7", "[2001:db8::7]")
+    )
+    settings = load({"SENDKIT_ROUTE": route})
+    found = dns_names(settings, routing_of(settings).routes)
+    assert found.spf == ("include:relay.test", "ip4:192.0.2.7", "ip6:2001:db8::7")

@@ -5,18 +5,16 @@ The API has members for it, SMTP has headers, and the same headers mean the same
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import msgspec
 
 from sendkit_server.model.instant import Instant, from_text
-from sendkit_server.model.mail import DEFAULT_STREAM, Priority
+from sendkit_server.model.mail import DEFAULT_STREAM, STREAM, Priority
 from sendkit_server.model.refusal import Refused, invalid
 
 BROADCAST = "broadcast"
 MANY_ITEMS = 20  # a call of more than that is bulk unless it says otherwise
-_STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
@@ -92,7 +90,7 @@ def _same(member: str, one: str | bool, other: str | bool) -> bool:
 def checked(wishes: Wishes, now: Instant, items: int = 1) -> Travel:
     """The wishes as values. items: mails that the call makes. Refused."""
     stream = wishes.stream if wishes.stream is not None else DEFAULT_STREAM
-    if not _STREAM.fullmatch(stream):
+    if not STREAM.fullmatch(stream):
         raise Refused(
             invalid("The stream field must be 1 to 64 lower-case letters, digits, hyphens or underscores.", "stream")
         )

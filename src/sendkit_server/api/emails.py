@@ -68,7 +68,7 @@ async def _send(service: Service, request: Request) -> Response | Refusal:
 async def read(service: Service, request: Request) -> Response | Refusal:
     """GET /emails/{id}: by id or Message-ID"""
     found = await _find(service, request)
-    return _EMAIL_NOT_FOUND if found is None else json_response(shapes.email(found))
+    return _EMAIL_NOT_FOUND if found is None else json_response(shapes.email(found, service.turn))
 
 
 async def attempts(service: Service, request: Request) -> Response | Refusal:
@@ -90,14 +90,14 @@ async def list_(service: Service, request: Request) -> Response | Refusal:
     found, total = await service.store.read(
         lambda connection: queries.list_emails(connection, chosen, (current - 1) * per_page, per_page)
     )
-    data = [shapes.email(one) for one in found]
+    data = [shapes.email(one, service.turn) for one in found]
     return json_response(listed(f"{service.public_url}/emails", query, data, total, total >= MAX_COUNT))
 
 
 async def queue(service: Service, request: Request) -> Response | Refusal:
     """GET /queue: what waits, by site, and why"""
     lanes = await waiting(service.store, request.team_id)
-    data = [shapes.lane(lane) for lane in lanes]
+    data = [shapes.lane(lane, service.delay(lane.site) if lane.in_flight else None) for lane in lanes]
     return json_response({"object": "list", "has_more": len(lanes) >= MAX_LANES, "data": data})
 
 
@@ -110,7 +110,10 @@ async def cancel(service: Service, request: Request) -> Response | Refusal:
     done = await queue_cancel(service.store, target, CANCELLED, service.actor(request), service.clock)
     if done.recipients:
         return json_response(shapes.changed(found, done.recipients))
-    return _IN_FLIGHT if done.in_flight else _nothing_waits("cancelled", found)
+    if done.in_flight:
+        return _IN_FLIGHT
+    # It may have been delivered meanwhile, so what was read before is not what keeps it from being cancelled.
+    return _nothing_waits("cancelled", await _find(service, request) or found)
 
 
 async def retry(service: Service, request: Request) -> Response | Refusal:

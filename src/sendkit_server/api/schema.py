@@ -202,7 +202,8 @@ class ChangedEmail(Shape):
 
 
 class LaneShape(Shape):
-    """What waits for one destination. held: the operator has stopped it."""
+    """What waits for one destination. in_flight: handed to delivery, on the wire or waiting for its turn.  waits_for: why
+    it has not its turn, if the process that is asked knows.  held: the operator has stopped it."""
 
     site: str
     waiting: int
@@ -211,6 +212,7 @@ class LaneShape(Shape):
     last_answer: str | None
     next_attempt_at: str | None
     reason: str | None
+    waits_for: str | None
     held: bool
 
 

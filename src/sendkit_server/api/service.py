@@ -16,6 +16,7 @@ from sendkit_server.manage.guesses import Guesses
 from sendkit_server.manage.surroundings import Surroundings
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.mail import ApiKey
+from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.store import Store
 
 T = TypeVar("T")
@@ -29,6 +30,19 @@ class Health(Protocol):
 
     def warnings(self) -> list[dict[str, str]]:
         """What an operator should mend, though mail is taken."""
+
+
+IN_DELIVERY = "It is in delivery: on its way, or waiting for its turn."
+
+
+class InDelivery(Protocol):
+    """What this process's delivery knows of mail in its memory."""
+
+    def turn(self, site: str, message_id: str) -> str:
+        """How it stands with a mail."""
+
+    def delay(self, site: str) -> str:
+        """Why mail for a site waits; "": nothing is known to keep it."""
 
 
 class Service:
@@ -48,7 +62,10 @@ class Service:
         refresh_metrics: Callable[[], Awaitable[None]],
         guesses: Guesses,
         note_refusal: Note = lambda entry: None,
+        delivery: InDelivery | None = None,
     ) -> None:
+        """delivery: None when nothing is delivered here."""
+        self.delivery = delivery
         self.store = store
         self.acceptor = acceptor
         self.metrics = metrics
@@ -67,6 +84,16 @@ class Service:
         """Who asks for a change."""
         assert request.key is not None
         return Actor(request.key.id, self.clock(), os.urandom)
+
+    def turn(self, recipient: AnyRow) -> str:
+        """How it stands with a recipient that is handed to delivery, here or in another process."""
+        if self.delivery is None or recipient.owner != self.store.owner:
+            return IN_DELIVERY
+        return self.delivery.turn(recipient.site, recipient.message_id)
+
+    def delay(self, site: str) -> str | None:
+        """Why mail for a site waits in this process's memory, if that is known."""
+        return (self.delivery.delay(site) or None) if self.delivery is not None else None
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs something long off the loop."""

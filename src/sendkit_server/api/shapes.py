@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 
 import msgspec
@@ -28,6 +28,7 @@ _mailbox: msgspec.json.Decoder[Mailbox] = msgspec.json.Decoder(Mailbox)
 _mailboxes: msgspec.json.Decoder[list[Mailbox]] = msgspec.json.Decoder(list[Mailbox])
 
 Shape = dict[str, object]
+Turn = Callable[[AnyRow], str]
 
 _NOT_STARTED = "not_started"
 _NEVER_LOOKED = "{}"  # domain.record_status
@@ -63,8 +64,8 @@ def warnings(found: Iterable[Warning_]) -> list[Shape]:
     return [{"name": warning.name, "message": warning.message, "fix": warning.fix} for warning in found]
 
 
-def email(found: Email) -> Shape:
-    """One mail, in a list and alone."""
+def email(found: Email, turn: Turn) -> Shape:
+    """One mail, in a list and alone. turn: how it stands with a recipient that is handed to delivery."""
     row = found.message
     status = Status(row.status)
     waiting = [recipient for recipient in found.recipients if recipient.next_attempt_at is not None]
@@ -78,7 +79,7 @@ def email(found: Email) -> Shape:
         "subject": row.subject,
         "last_event": last_event(status),
         "status": status,
-        "reason": _reason(plan, found.held) if plan is not None else told and told.explanation,
+        "reason": _reason(plan, found.held, turn) if plan is not None else told and told.explanation,
         "next_attempt_at": api_time(plan.next_attempt_at) if plan is not None else None,
         "domain": {"id": row.domain_id, "name": found.domain_name} if row.domain_id else None,
         "template": None,
@@ -88,7 +89,7 @@ def email(found: Email) -> Shape:
         "door": row.door,
         "message_id": row.message_id,
         "deduplicated": any(one.type == DEDUPLICATED for one in found.events),
-        "recipients": [recipient(one, found.held) for one in found.recipients],
+        "recipients": [recipient(one, found.held, turn) for one in found.recipients],
         "events": [event(one, found) for one in found.events],
         "scheduled_at": None,
         "sent_at": api_time(row.sent_at),
@@ -101,14 +102,14 @@ def changed(found: Email, recipients: int) -> Shape:
     return {"object": "email", "id": found.message.id, "recipients": recipients}
 
 
-def recipient(row: AnyRow, held: Collection[str] = ()) -> Shape:
+def recipient(row: AnyRow, held: Collection[str], turn: Turn) -> Shape:
     """One recipient with its own status, and why it waits until when. held: sites that the operator has stopped."""
     status = Status(row.status)
     return {
         "email": f"{row.local}@{row.site}",
         "role": row.role,
         "status": status,
-        "reason": _reason(row, held) if status in UNSETTLED else row.explanation,
+        "reason": _reason(row, held, turn) if status in UNSETTLED else row.explanation,
         "next_attempt_at": api_time(row.next_attempt_at),
         "attempts": row.attempts,
         "bounce": bounce(row) if status is Status.BOUNCED else None,
@@ -179,8 +180,8 @@ def removed(kind: str, removed_id: str) -> Shape:
     return {"object": kind, "id": removed_id, "deleted": True}
 
 
-def lane(found: Waiting) -> Shape:
-    """What waits for one destination."""
+def lane(found: Waiting, waits_for: str | None) -> Shape:
+    """What waits for one destination. waits_for: why what is handed to delivery has not its turn."""
     return {
         "site": found.site,
         "waiting": found.waiting,
@@ -189,6 +190,7 @@ def lane(found: Waiting) -> Shape:
         "last_answer": found.last_answer,
         "next_attempt_at": api_time(found.next_attempt_at),
         "reason": found.reason,
+        "waits_for": waits_for,
         "held": found.held,
     }
 
@@ -288,10 +290,10 @@ def public_suffixes() -> PublicSuffixList:
     return PublicSuffixList()
 
 
-def _reason(row: AnyRow, held: Collection[str]) -> str:
+def _reason(row: AnyRow, held: Collection[str], turn: Turn) -> str:
     """Why an unsettled recipient waits."""
     if row.site in held and row.owner is None:
         return HELD
     if row.explanation:
         return str(row.explanation)
-    return "It is being delivered now." if row.owner is not None else "It waits for its first attempt."
+    return turn(row) if row.owner is not None else "It waits for its first attempt."

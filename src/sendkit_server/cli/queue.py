@@ -21,8 +21,9 @@ def queue(context: click.Context, team: str, as_json: bool) -> None:
         acted("queue.list", {"team": team}),
         as_json,
         lambda lane: (
-            f"{lane['site']}  {'HELD  ' if lane['held'] else ''}waiting {lane['waiting']}  in flight {lane['in_flight']}"
-            f"  oldest {lane['oldest'] or '-'}  next try {lane['next_attempt_at'] or '-'}  {lane['last_answer'] or ''}"
+            f"{lane['site']}  {'HELD  ' if lane['held'] else ''}waiting {lane['waiting']}  in delivery {lane['in_flight']}"
+            f"  oldest {lane['oldest'] or '-'}  next try {lane['next_attempt_at'] or '-'}"
+            f"  {lane['waits_for'] or lane['last_answer'] or ''}"
         ),
         "Nothing waits.",
     )

@@ -10,8 +10,8 @@ from sendkit_server.config.forms import (
     Address,
     parse_binds,
     parse_database_url,
+    parse_delays_ms,
     parse_duration_ms,
-    parse_durations_ms,
     parse_size,
 )
 from sendkit_server.config.loading import load
@@ -33,8 +33,8 @@ __all__ = [
     "load",
     "parse_binds",
     "parse_database_url",
+    "parse_delays_ms",
     "parse_duration_ms",
-    "parse_durations_ms",
     "parse_size",
     "routing_of",
 ]

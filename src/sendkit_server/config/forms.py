@@ -80,9 +80,12 @@ def parse_optional_duration_ms(text: str) -> int | None:
     return found
 
 
-def parse_durations_ms(text: str) -> tuple[int, ...]:
-    """A comma list of durations, at least one."""
-    return tuple(parse_duration_ms(part) for part in text.split(","))
+def parse_delays_ms(text: str) -> tuple[int, ...]:
+    """A comma list of durations, at least one, each of a second or more: what waits for less only hammers its receiver."""
+    found = tuple(parse_duration_ms(part) for part in text.split(","))
+    if min(found) < 1000:
+        raise ValueError("give delays of at least 1s")
+    return found
 
 
 def parse_names(text: str) -> tuple[str, ...]:

@@ -306,6 +306,19 @@ class Deliverer:
         """Each lane there is: at work, idle for a short while, or paused."""
         return [lane.view() for lane in self._lanes]
 
+    def turn(self, site: str, message_id: str) -> str:
+        """How it stands with a mail that is in this process's memory, for people."""
+        if any(lane.carries(message_id) for lane in self._lanes.leading_to(site)):
+            return "It is being delivered now."
+        why = self.delay(site)
+        return f"It waits for its turn at {site}" + (f": {why.rstrip('.')}." if why else ".")
+
+    def delay(self, site: str) -> str:
+        """Why mail for a site waits in memory; "" when nothing is known to keep it."""
+        if site in self._resolving:
+            return "DNS is being asked for its mail hosts"
+        return next(filter(None, (lane.delay() for lane in self._lanes.leading_to(site) if lane.parcels)), "")
+
     def ways(self) -> list[dict[str, Any]]:
         """Each way that mail can take, and how it is, as JSON values."""
         return described(self._plans.ways, self._warm_up, self._clock())

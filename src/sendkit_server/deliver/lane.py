@@ -23,7 +23,7 @@ from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.room import Amount, Load
 from sendkit_server.deliver.settings import DeliverySettings
-from sendkit_server.model.instant import Instant
+from sendkit_server.model.instant import Instant, api_time
 from sendkit_server.model.mail import Priority
 from sendkit_server.model.outcome import Exchange, Outcome, Result
 from sendkit_server.net.guard import Guard
@@ -65,6 +65,7 @@ class Lane:
         self._composing = [0 for _ in PRIORITIES]
         self._ready = Line(self.in_memory)
         self._carrying = 0
+        self._on_wire: set[Parcel] = set()
         self._idle: list[asyncio.Future[Parcel | None]] = []
         self._connections: set[Connection] = set()
         self._opening = 0
@@ -154,6 +155,21 @@ class Lane:
         if pushed_s > 0:
             return self._office.now() + round(pushed_s * 1000), f"The site pushes back: {self._pushed_back}"
         return None, ""
+
+    def carries(self, message_id: str) -> bool:
+        """Whether a mail is on the wire."""
+        return any(parcel.message.id == message_id for parcel in self._on_wire)
+
+    def delay(self) -> str:
+        """Why what is in the lane's memory waits; "" when nothing is known to keep it."""
+        until, reason = self._pause()
+        if until is not None:
+            return f"paused until {api_time(until)}: {reason}"
+        if self.pace.limits.rate and self.pace.wait_s(self._loop.time()) > 0:
+            return f"it gets {self.pace.limits.rate} mails a minute"
+        if 0 < self._allowed() <= len(self._on_wire) < self.parcels:
+            return f"all {len(self._on_wire)} connections are at work"
+        return ""
 
     def go_on(self) -> None:
         """A connection may be opened again."""
@@ -416,7 +432,11 @@ class Lane:
             self._count_session(connection, parcel)
         reused = connection.mails > 0
         mail = Mail(sender, addresses, composed.raw, composed.eightbit, composed.smtputf8)
-        carried = await connection.carry(mail)
+        self._on_wire.add(parcel)
+        try:
+            carried = await connection.carry(mail)
+        finally:
+            self._on_wire.discard(parcel)
         if carried.withheld:
             self._take_back(parcel)
             return

@@ -72,4 +72,14 @@ class Receivers:
             receiver.messages_per_connection or self._default.messages_per_connection,
             receiver.rate or self._default.rate,
         )
-        return [(domain.lower().strip("."), limits) for domain in receiver.mx]
+        return [(_suffix(name, domain), limits) for domain in receiver.mx]
+
+
+def _suffix(name: str, text: str) -> str:
+    domain = text.lower().strip(".")
+    if "*" in domain:
+        bare = domain.removeprefix("*.")
+        raise ValueError(
+            f"receivers.{name}: mx {text!r} fits no host; write {bare!r}, which stands for all hosts below it"
+        )
+    return domain

@@ -37,6 +37,7 @@ from sendkit_server.deliver.route import (
     WarmUp,
 )
 from sendkit_server.model.address import AddressError, ascii_domain
+from sendkit_server.model.mail import STREAM
 from sendkit_server.wire.providers import PROVIDERS, Provider
 from sendkit_server.wire.smtp_client import Login
 
@@ -276,7 +277,7 @@ def _rule(where: str, table: Any, named: Mapping[str, Route]) -> Rule:
             parse_chain(read.route, named),
             tuple(_pattern(each) for each in _listed(read.domain)),
             tuple(_pattern(each) for each in _listed(read.to)),
-            _listed(read.stream),
+            tuple(_stream(each) for each in _listed(read.stream)),
         )
     except (msgspec.ValidationError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
@@ -284,6 +285,12 @@ def _rule(where: str, table: Any, named: Mapping[str, Route]) -> Rule:
 
 def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
+
+
+def _stream(text: str) -> str:
+    if not STREAM.fullmatch(text):
+        raise ValueError(f'{text!r} is no stream: write it in lower case, such as stream = "broadcast"')
+    return text
 
 
 def _pattern(text: str) -> str:

@@ -18,15 +18,16 @@ Json = dict[str, Any]
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  count_inbound: told what
-    became of a mail that came back.  public_url: where links lead.  certificates: which ones our listeners
-    should have."""
+    """What actions work with. entropy: n random bytes.  routes: how each way that mail can take is.  delay: why mail for a site
+    waits in delivery's memory.  count_inbound: told what became of a mail that came back.  public_url: where links lead.
+    certificates: which ones our listeners should have."""
 
     store: Store
     doctor: Doctor
     clock: Callable[[], Instant]
     entropy: Callable[[int], bytes]
     routes: Callable[[], list[Json]]
+    delay: Callable[[str], str] = lambda site: ""
     count_inbound: Callable[[str], None] = lambda kind: None
     public_url: str = ""
     certificates: Wanted = Wanted()

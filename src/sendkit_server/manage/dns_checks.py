@@ -159,6 +159,16 @@ async def _judge_spf(resolver: Resolver, name: str, mechanisms: Sequence[str]) -
     return Verdict.OK, "; ".join(dict.fromkeys(text for _, text in judged)) or f"there is one: {_shown(records[0])}"
 
 
+async def without_empty_includes(resolver: Resolver, record: DnsRecord) -> DnsRecord:
+    """Our SPF record, as it can be published: an include of a relay that has none of its own would break it (permerror), so
+    such a relay is let send by its addresses."""
+    words = record.value.split(" ")
+    included = [word.removeprefix("include:") for word in words if word.startswith("include:")]
+    found = await asyncio.gather(*(spf_records(resolver, host) for host in included))
+    empty = {f"include:{host}": f"a:{host}" for host, own in zip(included, found, strict=True) if own == ()}
+    return msgspec.structs.replace(record, value=" ".join(empty.get(word, word) for word in words))
+
+
 async def _judge_mechanism(resolver: Resolver, name: str, mechanism: str) -> Judged:
     """Whether the published record lets send what this part of ours would let."""
     kind, _, value = mechanism.partition(":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sendkit_server.manage.dmarc import DmarcPolicy, find_policy
-from sendkit_server.manage.dns_checks import RecordCheck, Verdict, check_records
+from sendkit_server.manage.dns_checks import RecordCheck, Verdict, check_records, without_empty_includes
 from sendkit_server.manage.doctor_outside import look_at_inbound
 from sendkit_server.manage.domains import Domain
 from sendkit_server.manage.surroundings import Surroundings
@@ -33,7 +33,8 @@ async def look_at_domain(
     name, place = str(domain.row.name), return_path_of(domain.row)
     checks = await check_records(resolver, domain.records, around.names)
     by_kind = {check.record.kind: check for check in reversed(checks)}  # of several keys the first
-    findings = [_of_record(check, check.record in required(domain.records), name) for check in checks]
+    needed = required(domain.records)
+    findings = [_of_record(check, check.record in needed, name, await _fix(check, resolver)) for check in checks]
     policy = await find_policy(resolver, name) if by_kind["DMARC"].verdict is Verdict.OK else None
     if isinstance(policy, DmarcPolicy):
         findings.append(_alignment(by_kind["DKIM"], by_kind["SPF"], policy, name, place))
@@ -42,7 +43,14 @@ async def look_at_domain(
     return checks, [_with_reports(finding, findings, policy, name, place) for finding in findings]
 
 
-def _of_record(check: RecordCheck, is_required: bool, domain: str) -> Finding:
+async def _fix(check: RecordCheck, resolver: Resolver) -> str:
+    record = check.record
+    if record.kind == "SPF" and check.verdict in (Verdict.WRONG, Verdict.MISSING):
+        record = await without_empty_includes(resolver, record)
+    return record.zone_line()
+
+
+def _of_record(check: RecordCheck, is_required: bool, domain: str, fix: str) -> Finding:
     record = check.record
     # A second key is told apart by its selector.
     subject = record.name.partition(".")[0] if record.kind == "DKIM" and not is_required else None
@@ -53,9 +61,7 @@ def _of_record(check: RecordCheck, is_required: bool, domain: str) -> Finding:
         text = f"could not be told: {check.found}"
         return Finding(NAMES[record.kind], UNKNOWN, text, why, domain=domain, subject=subject)
     status = ERROR if is_required else WARNING
-    return Finding(
-        NAMES[record.kind], status, check.found, WHY[record.kind], record.zone_line(), domain=domain, subject=subject
-    )
+    return Finding(NAMES[record.kind], status, check.found, WHY[record.kind], fix, domain=domain, subject=subject)
 
 
 def _alignment(dkim: RecordCheck, spf: RecordCheck, policy: DmarcPolicy, domain: str, return_path: str) -> Finding:

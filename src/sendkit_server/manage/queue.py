@@ -29,7 +29,8 @@ LOOK_S = 0.05
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A team's unsettled recipients at one site. in_flight: handed to delivery; waiting: the rest.
+    """A team's unsettled recipients at one site. in_flight: handed to delivery, on the wire or waiting for its turn;
+    waiting: the rest.
 
     oldest: when the oldest of their mails was accepted.  last_answer: of the last try, None before the first.  reason: a
     word for why they wait.  held: whether the operator has stopped the site; it is then listed even when nothing waits.

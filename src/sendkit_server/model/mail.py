@@ -6,6 +6,7 @@ in, stored once) and one or more *messages* made from it, each with its *recipie
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum, StrEnum
 
 import msgspec
@@ -39,6 +40,7 @@ class Priority(IntEnum):
 
 
 DEFAULT_STREAM = "transactional"
+STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class Restrictions(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -140,10 +140,11 @@ class Mail(msgspec.Struct, frozen=True):
 class ReplyReader:
     """Bytes in, replies out, one by one: after STARTTLS and before the final dot it matters what came too early."""
 
-    __slots__ = ("_buffer", "_lines")
+    __slots__ = ("_buffer", "_code", "_lines")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._code = 0  # of the lines
         self._lines: list[str] = []
 
     def feed(self, data: bytes) -> None:
@@ -165,6 +166,10 @@ class ReplyReader:
                 raise ProtocolError(f"not a reply: {printable(line[:80])!r}")
             separator = line[3:4]
             text = printable(line[4:KEPT_LINE_BYTES].rstrip(b"\r"))
+            if self._lines and code != self._code:
+                # Which of them was meant nobody can tell; taking the last may take a refusal for a delivery.
+                before = f"{self._code}-{self._lines[-1][:80]}"
+                raise ProtocolError(f"one reply with different codes: {before!r}, {printable(line[:80])!r}")
             if separator == b" " or separator == b"" or separator == b"\r":
                 if not self._lines:
                     return Reply(code, (text,))
@@ -172,6 +177,7 @@ class ReplyReader:
                 return Reply(code, lines)
             if separator != b"-":
                 raise ProtocolError(f"not a reply: {printable(line[:80])!r}")
+            self._code = code
             self._lines.append(text)
             if len(self._lines) >= MAX_LINES:
                 raise ProtocolError(f"a reply of more than {MAX_LINES} lines")
@@ -411,7 +417,7 @@ class Transaction:
         if at < 0:
             return self._next_command(at_ms)
         if 300 <= code < 400:
-            raise ProtocolError(f"{code} in answer to {self._step_of(at)}")
+            raise self._out_of_place(reply, at)
         if at == 0:
             return self._after_mail(reply, at_ms)
         if code >= 400:
@@ -463,7 +469,7 @@ class Transaction:
             self.log.append(Exchange(at_ms, ">", f"[{len(self._mail.raw)} bytes]"))
             return dot_stuffed(self._mail.raw)
         if reply.code < 400 and self._accepted:
-            raise ProtocolError(f"{reply.code} in answer to DATA")
+            raise self._out_of_place(reply, len(self.verdicts) + 1)
         return self._end(Verdict(Step.DATA, reply))
 
     def _after_message(self, reply: Reply) -> bytes:
@@ -471,6 +477,10 @@ class Transaction:
             raise ProtocolError(f"{reply.code} in answer to the message")
         self.clean = True
         return self._end(Verdict(Step.MESSAGE, reply))
+
+    def _out_of_place(self, reply: Reply, at: int) -> ProtocolError:
+        self._at = at  # nothing was sent on it: after DATA that means that no byte of the message was
+        return ProtocolError(f"{reply.code} in answer to {self._step_of(at)}")
 
     def _end(self, verdict: Verdict) -> bytes:
         self.verdicts = [verdict if own is None else own for own in self.verdicts]

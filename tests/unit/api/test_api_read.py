@@ -120,6 +120,11 @@ async def test_filters_narrow_the_list(api: Api) -> None:
     assert sorted(both) == sorted([plain, tagged])
 
 
+async def test_what_is_handed_to_delivery_is_not_said_to_be_on_the_wire(api: Api) -> None:
+    found = (await api.call("GET", f"/emails/{await sent(api)}")).json
+    assert found["reason"] == "It is in delivery: on its way, or waiting for its turn."
+
+
 async def test_the_queue_shows_what_waits_by_site(api: Api) -> None:
     assert (await api.call("GET", "/queue")).json["data"] == []
     await sent(api, to=["a@one.test", "b@one.test", "c@two.test"])
@@ -129,7 +134,7 @@ async def test_the_queue_shows_what_waits_by_site(api: Api) -> None:
     assert (lanes["one.test"]["waiting"], lanes["one.test"]["in_flight"]) == (0, 2)
     assert (lanes["two.test"]["waiting"], lanes["two.test"]["in_flight"]) == (1, 1)
     assert set(lanes["one.test"]) == {
-        "site", "waiting", "in_flight", "oldest", "last_answer", "next_attempt_at", "reason", "held",
+        "site", "waiting", "in_flight", "oldest", "last_answer", "next_attempt_at", "reason", "waits_for", "held",
     }  # fmt: skip
 
 

@@ -7,11 +7,14 @@ from urllib.parse import quote
 
 import pytest
 from api_world import BY, NOW, Api
+from sqlalchemy import update
 
 from sendkit_server.manage import queue
+from sendkit_server.manage.queue import Cancelled
 from sendkit_server.model.address import parse_address
 from sendkit_server.model.mail import RawSubmission
 from sendkit_server.store.queries import suppressions
+from sendkit_server.store.schema import message
 
 
 async def suppress(api: Api, email: str) -> Any:
@@ -192,6 +195,21 @@ async def test_a_mail_that_waits_can_be_cancelled_and_no_other(api: Api) -> None
     assert (await api.call("POST", f"/emails/{sent}/retry")).status == 422
     assert (await api.call("POST", "/emails/msg_nope/cancel")).status == 404
     assert (await api.call("POST", f"/emails/{sent}/cancel", key=await api.make_key("send"))).status == 401
+
+
+async def test_a_mail_that_is_delivered_while_it_is_cancelled_is_said_to_be(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = (await api.send()).json["id"]
+
+    async def too_late(*arguments: object) -> Cancelled:
+        delivered = update(message).where(message.c.id == sent).values(status="delivered")
+        await api.store.write(lambda connection: connection.execute(delivered).rowcount)
+        return Cancelled(0, 0)
+
+    monkeypatch.setattr("sendkit_server.api.emails.queue_cancel", too_late)
+    answer = await api.call("POST", f"/emails/{sent}/cancel")
+    assert answer.status == 422 and answer.json["message"].endswith("its status is delivered.")
 
 
 async def test_a_mail_in_delivery_is_not_cancelled(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

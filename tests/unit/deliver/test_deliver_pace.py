@@ -132,6 +132,7 @@ def test_the_longest_named_domain_of_a_host_gives_its_limits():
         ({"gmail": {"speed": 1}}, "receivers.gmail.*speed"),
         ({"mine": {"connections": 1}}, "names no mx"),
         ({"mine": 5}, "must be a table"),
+        ({"mine": {"mx": ["*.a.test"]}}, "receivers.mine: .*write 'a.test'"),
     ],
 )
 def test_wrong_overrides_are_told(overrides: dict[str, object], words: str):

@@ -101,6 +101,7 @@ def test_named_routes_and_rules_are_read():
         ("direct", {"a": {"kind": "direct", "ehlo": "not a name"}}, [], "ehlo"),
         ("direct", {"a": {"kind": "resend", "key": "x"}}, [], "[routes.a]"),
         ("direct", {"a": {"kind": "resend", "api_key": "x", "url": "http://api.test"}}, [], "https://"),
+        ("direct", {}, [{"stream": "BROADCAST", "route": "direct"}], "routing[0]: 'BROADCAST' is no stream: write it in lower"),
         ("direct", {}, [{"route": "direct"}], "routing[0]: a rule needs domain, to or stream"),
         ("direct", {}, [{"route": "nowhere", "to": "x.test"}], "routing[0]: unknown route 'nowhere'"),
         ("direct", {}, [{"route": "direct", "to": "not a domain"}], "routing[0]: 'not a domain'"),

@@ -530,3 +530,31 @@ async def test_dead_hosts_do_not_hide_for_ever_what_stands_behind_them():
             here.move_on(120)
             await here.store.until_settled()
             assert [mail.recipients for mail in sink.mails] == [["ann@there.test"]]
+
+
+async def test_what_waits_in_memory_says_for_its_turn_and_why():
+    limits = {"there": {"mx": ["there.test"], "connections": 1}}
+    async with SmtpSink(answers={"dot": SILENCE}) as sink, world(mx(), sink.port, receivers=limits) as here:
+        first, second = here.send("ann@there.test"), here.send("bob@there.test")
+        async with asyncio.timeout(10):
+            while not sink.bodies:
+                await asyncio.sleep(0.01)
+        assert here.deliverer.turn("there.test", first.message.id) == "It is being delivered now."
+        busy = "It waits for its turn at there.test: all 1 connections are at work."
+        assert here.deliverer.turn("there.test", second.message.id) == busy
+        assert here.deliverer.turn("else.test", second.message.id) == "It waits for its turn at else.test."
+
+
+async def test_what_waits_behind_a_rate_or_a_push_back_says_so():
+    limits = {"there": {"mx": ["there.test"], "rate": 20}, "busy": {"mx": ["busy.test"]}}
+    zone = {**mx(), **mx(domain="busy.test")}
+    answers = {"RCPT": lambda session, argument: "421 4.7.0 not now" if "busy" in argument else None}
+    async with SmtpSink(answers=answers) as sink, world(zone, sink.port, timeouts=Timeouts(), receivers=limits) as here:
+        here.send("ann@there.test")
+        here.send("ann@busy.test")
+        await here.store.until(lambda: len(here.store.completions) == 2)
+        slow, paused = here.send("bob@there.test"), here.send("bob@busy.test")
+        await asyncio.sleep(0.1)
+        assert here.deliverer.turn("there.test", slow.message.id).endswith(": it gets 20 mails a minute.")
+        told = here.deliverer.turn("busy.test", paused.message.id)
+        assert "paused until " in told and "The site pushes back: 421 4.7.0 not now" in told

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -223,9 +224,13 @@ def published(*kinds: str) -> dict[str, Any]:
     return zone
 
 
-async def look(dns: DnsServer, zone: dict[str, Any], **changes: Any) -> dict[str, Finding]:
+async def look(dns: DnsServer, zone: dict[str, Any], *, spf: str = "", **changes: Any) -> dict[str, Finding]:
+    """spf: what ours says instead."""
     dns.zone = {**WELL, **zone}
-    domain = Domain(Row(), RECORDS)  # type: ignore[arg-type]
+    records = [
+        msgspec.structs.replace(each, value=spf or each.value) if each.kind == "SPF" else each for each in RECORDS
+    ]
+    domain = Domain(Row(), tuple(records))  # type: ignore[arg-type]
     _, findings = await look_at_domain(domain, around(**changes), resolver(dns))
     return {finding.name: finding for finding in findings}
 
@@ -254,6 +259,18 @@ async def test_what_is_missing_comes_with_the_line_to_publish(dns: DnsServer):
     assert found["return_path"].fix == f"send.a.test. 3600 IN MX 10 {HOST}."
     # Nobody could write to an address that leads nowhere.
     assert found["dmarc"].fix == '_dmarc.a.test. 3600 IN TXT "v=DMARC1; p=none;"'
+
+
+async def test_a_relay_without_an_spf_record_is_let_send_by_its_addresses(dns: DnsServer):
+    zone = {"one.test": {"TXT": ['"v=spf1 ip4:192.0.2.7 -all"']}, "two.test": {"A": ["192.0.2.8"]}}
+    names = DnsNames(HOST, ("include:one.test", "include:two.test"))
+    ours = "v=spf1 include:one.test include:two.test ~all"
+    found = (await look(dns, zone, spf=ours, names=names))["spf"]
+    assert found.fix == 'send.a.test. 3600 IN TXT "v=spf1 include:one.test a:two.test ~all"'
+    zone["send.a.test"] = {"TXT": [found.fix.partition(" TXT ")[2]]}
+    assert (await look(dns, zone, spf=ours, names=names))["spf"].status == "ok"
+    zone["send.a.test"] = {"TXT": [f'"{ours}"']}
+    assert (await look(dns, zone, spf=ours, names=names))["spf"].status == "error"
 
 
 @pytest.mark.parametrize(

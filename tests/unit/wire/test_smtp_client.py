@@ -78,6 +78,14 @@ def test_what_is_no_reply_is_a_protocol_error(data: bytes):
         replies(data)
 
 
+@pytest.mark.parametrize("data", [b"550-first\r\n250 second\r\n", b"250-first\r\n250-more\r\n450 last\r\n"])
+def test_a_reply_whose_lines_differ_in_code_is_no_reply_and_told_as_it_came(data: bytes):
+    with pytest.raises(ProtocolError) as told:
+        replies(data)
+    for line in data.decode().splitlines()[-2:]:
+        assert line in str(told.value)
+
+
 def test_long_lines_are_cut_and_endless_ones_refused():
     assert len(replies(b"250 " + b"x" * 3000 + b"\r\n")[0].text) == 508
     with pytest.raises(ProtocolError, match="longer"):
@@ -242,6 +250,16 @@ def test_a_reply_of_the_wrong_kind_is_a_protocol_error(said: tuple[Reply, ...]):
     transaction = Transaction(Capabilities(pipelining=True), MAIL)
     with pytest.raises(ProtocolError):
         talk(transaction, *said)
+
+
+@pytest.mark.parametrize(("before", "step"), [((), Step.MAIL), ((OK,), Step.RCPT), ((OK, OK, OK), Step.DATA)])
+def test_what_stands_at_the_wrong_place_is_told_of_the_step_that_it_answers(before: tuple[Reply, ...], step: Step):
+    transaction = Transaction(Capabilities(pipelining=True), MAIL)
+    talk(transaction, *before)
+    with pytest.raises(ProtocolError) as error:
+        transaction.take(OK if step is Step.DATA else GO, 0)
+    transaction.lost(Trouble.PROTOCOL, str(error.value), 1)
+    assert {verdict.step for verdict in transaction.verdicts if verdict} == {step}
 
 
 @pytest.mark.parametrize("before", [(), (OK,), (OK, OK), (OK, OK, OK), (OK, OK, OK, GO)])
