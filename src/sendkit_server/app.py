@@ -616,9 +616,11 @@ class App:
         """Ends in bounded time: doors and deliveries side by side, then the store."""
         self._draining = True
         seconds: float = self.settings.drain_seconds
-        # All of the time for both: a receiver whose answer to the dot is not waited for gets the mail once more. What the
-        # doors still take meanwhile is left in the store, for delivery has no room any more.
-        await asyncio.gather(self._close_doors(seconds), self.deliverer.drain(seconds))
+        # The same time for both: a receiver whose answer to the dot is not waited for gets the mail once more. What the
+        # doors still take meanwhile is left in the store, for delivery has no room any more. A tenth is for writing down
+        # what became of it, before whoever has told us to end loses patience.
+        most_s = seconds * 0.9
+        await asyncio.gather(self._close_doors(most_s), self.deliverer.drain(most_s))
         tasks = list(self._tasks)
         for task in tasks:
             task.remove_done_callback(self._ended)

@@ -168,7 +168,11 @@ class Lane:
         if self.pace.limits.rate and self.pace.wait_s(self._loop.time()) > 0:
             return f"it gets {self.pace.limits.rate} mails a minute"
         if 0 < self._allowed() <= len(self._on_wire) < self.parcels:
-            return f"all {len(self._on_wire)} connections are at work"
+            return (
+                "the only connection is at work"
+                if len(self._on_wire) == 1
+                else f"all {len(self._on_wire)} connections are at work"
+            )
         return ""
 
     def go_on(self) -> None:

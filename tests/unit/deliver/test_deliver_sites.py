@@ -540,7 +540,7 @@ async def test_what_waits_in_memory_says_for_its_turn_and_why():
             while not sink.bodies:
                 await asyncio.sleep(0.01)
         assert here.deliverer.turn("there.test", first.message.id) == "It is being delivered now."
-        busy = "It waits for its turn at there.test: all 1 connections are at work."
+        busy = "It waits for its turn at there.test: the only connection is at work."
         assert here.deliverer.turn("there.test", second.message.id) == busy
         assert here.deliverer.turn("else.test", second.message.id) == "It waits for its turn at else.test."
 
