@@ -320,7 +320,8 @@ class App:
         )
         self._port_25 = Port25Watch(settings, routes, self.deliverer)
         self._queue_watch = QueueWatch(self.store, self.deliverer, self._now)
-        self.doctor = Doctor(self.store, surroundings(settings, routes, serving=True), self._now)
+        around = msgspec.structs.replace(surroundings(settings, routes, serving=True), down=self._down)
+        self.doctor = Doctor(self.store, around, self._now)
         self._doctor_watch = DoctorWatch(settings.doctor_interval, self.doctor, self._now)
         self._plans_watch = PlansWatch(self.store, self.deliverer, self._now, retry.longest_ms)
         self._prepare_membership()
@@ -563,6 +564,9 @@ class App:
         found += self._doctor_watch.warnings()
         found += self._certificate_warnings()
         return [{"name": one.name, "message": one.message, "fix": one.fix} for one in found]
+
+    def _down(self) -> dict[str, str]:
+        return {way["to"]: way["reason"] for way in self.deliverer.ways() if way["status"] == "down"}
 
     def _certificate_warnings(self) -> list[Warning_]:
         given = certificate_view.file_standing(certificates_wanted(self.settings), self._now())

@@ -167,7 +167,11 @@ async def _look_at_relay(host: str, port: int, around: Surroundings, resolver: R
         await greeting(targets, anywhere, deadline_s=CONNECT_S) if port != 465 else await _connected(targets, anywhere)
     )
     if answer.target is not None:
-        return Finding("relay", OK, f"{subject} answers", subject=subject)
+        refused = around.down().get(subject)
+        if refused is None:
+            return Finding("relay", OK, f"{subject} answers", subject=subject)
+        text = f"{subject} answers, but no mail goes that way: {refused}"
+        return Finding("relay", ERROR, text, "Nothing can leave.", "mend SENDKIT_ROUTE", subject=subject)
     text = "; ".join(answer.failures) or f"{subject} does not answer"
     return Finding("relay", ERROR, text, "Nothing can leave.", "mend SENDKIT_ROUTE, or the way there", subject=subject)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     port of each.  probe_domains: whose mail hosts tell whether port 25 is open; none: not looked at.  blocklists: DNS
     zones.  certificate: of our listeners; None when none has been made yet.  own_authority: it was made here, so nobody
     else can check it.  reachable: a listener can be reached from other machines.  serving: this process is the server.
+    down: of routes that are down, by where they lead, why; as far as this process delivers.
     """
 
     names: DnsNames
@@ -37,6 +38,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     own_authority: bool = True
     reachable: bool = False
     serving: bool = False
+    down: Callable[[], Mapping[str, str]] = dict
     make_resolver: Callable[[tuple[str, ...]], Resolver] = lambda servers: Resolver(servers, deadline_s=DNS_S)
 
     def resolver(self) -> Resolver:

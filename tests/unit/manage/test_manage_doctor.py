@@ -152,6 +152,10 @@ async def test_port_25_is_tried_at_the_hosts_of_big_receivers(dns: DnsServer):
 async def test_a_relay_is_tried_instead(dns: DnsServer):
     async with SmtpSink(next(own_addresses())) as sink:
         assert await port_25(dns, relays=((sink.host, sink.port),), direct=False) == ("relay", "ok")
+        refused = {f"{sink.host}:{sink.port}": "it said 535"}
+        looked = around(relays=((sink.host, sink.port),), direct=False, down=lambda: refused)
+        (found,) = await doctor_outside.look_at_port_25(looked, resolver(dns))
+        assert found.status == "error" and found.found.endswith("but no mail goes that way: it said 535")
     assert await port_25(dns, relays=((sink.host, sink.port),), direct=False) == ("relay", "error")
     assert await port_25(dns, relays=(("relay.b.test", 587),), direct=False) == ("relay", "error")
 
