@@ -13,6 +13,7 @@ PASSWORD, NEW_PASSWORD = "correct horse battery", "another fine password"
 
 async def fits(page: Page) -> None:
     """Nothing of the page stands outside the window, and it says what it is."""
+    await page.wait_for_load_state()  # before its style sheet has come it is of any width
     width = await page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert width[0] <= width[1], f"{page.url} is {width[0]} px wide in a window of {width[1]}"
     assert await page.title() and await page.locator("h1").count() == 1
