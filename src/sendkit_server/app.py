@@ -676,6 +676,10 @@ async def serve(settings: Settings, *, dev: bool, started: Callable[[App], None]
     deadline.start()
     await app.stop()
     log.info("server.stopped")
+    # Who tells us once more while the interpreter cleans up must not make a killed process of one that has ended in order.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(name)
+        signal.signal(name, signal.SIG_IGN)
 
 
 async def _in_time(*works: Awaitable[None]) -> None:

@@ -45,6 +45,17 @@ async def test_sigterm_under_load_ends_well_and_loses_nothing(
     assert [token for token, count in Counter(tokens(sink)).items() if count > 1] == []
 
 
+@pytest.mark.engine("sqlite")
+async def test_who_is_told_to_end_again_and_again_ends_in_order(make_server: Callable[..., Server]) -> None:
+    server = await make_server().start()
+    assert server.process is not None
+    async with asyncio.timeout(STOP_S):
+        while server.process.returncode is None:
+            server.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.02)
+    assert await server.stop() == 0 and "server.stopped" in server.log
+
+
 def has_begun(server: Server) -> bool:
     """Whether the server has made its database, or has come to the one that it was given."""
     url = server.settings.get("SENDKIT_DATABASE_URL")
