@@ -12,12 +12,10 @@ import socket
 import ssl
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
 import httptools
-import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -25,15 +23,14 @@ from uvicorn.server import ServerState
 from sendkit_server.api.http import Response, refusal_response
 from sendkit_server.events.refusals import Entry, Note
 from sendkit_server.model.refusal import ENDED_MEANWHILE, Refusal
-from sendkit_server.net.proxied import NO_PROXIES, BadProxyHeader, Proxies, announced
+from sendkit_server.net.accepting import Accepting
+from sendkit_server.net.proxied import NO_PROXIES, Proxies
 
 HEAD_DEADLINE_S = 30.0
 KEEP_ALIVE_S = 75
 MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 200
 BACKLOG = 2048
-ACCEPTS_AT_ONCE = 64  # then others get their turn
-ACCEPT_PAUSE_S = 1.0  # when the system has no more file descriptors
 TLS_HANDSHAKE_S = 30.0
 # Closing with bytes unread makes the kernel send a reset, which can overtake the answer: for so long they are read away.
 LINGER_S = 2.0
@@ -41,8 +38,6 @@ LINGER_S = 2.0
 NOT_HTTP = Refusal("validation_error", "This is not a valid HTTP/1.1 request.", 400)
 HEAD_TOO_LARGE = Refusal("validation_error", "The request's headers are too large.", 431)
 HEAD_TOO_SLOW = Refusal("validation_error", "The request's headers came too slowly.", 408)
-
-log = structlog.get_logger("http")
 
 UPGRADE_OPTIONS = frozenset({b"upgrade", b"http2-settings"})
 
@@ -53,15 +48,15 @@ class Protocol(HttpToolsProtocol):
     doc_url = ""
     note_refusal: Note
     proxies: Proxies = NO_PROXIES
-    announced: str | None = None  # whom the proxy's header named
+    host: str | None = None  # whom the connection comes for; None: whoever is at its other end
     _head_timer: TimerHandle | None = None  # until the head is whole; after a refusal, until the end
     _head_bytes = 0
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        if self.announced is not None:
-            self.client = (self.announced, 0)
+        if self.host is not None:
+            self.client = (self.host, 0)
         self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -208,74 +203,6 @@ class Protocol(HttpToolsProtocol):
         )
 
 
-class _Accepting:
-    """A listener that looks for a PROXY header on what trusted proxies open, before TLS begins; asyncio's own has no place
-    for that. connected: makes the protocol, for the client that was announced."""
-
-    def __init__(
-        self,
-        listener: socket.socket,
-        connected: Callable[[str | None], Protocol],
-        proxies: Proxies,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._listener = listener
-        self._connected = connected
-        self._proxies = proxies
-        self._tls = tls
-        self._opening: set[asyncio.Task[None]] = set()
-        listener.listen(BACKLOG)
-        self._listen()
-
-    def close(self) -> None:
-        """Takes no more connections; those that are not open yet are dropped."""
-        if self._listener.fileno() >= 0:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
-        for task in self._opening:
-            task.cancel()
-
-    def _listen(self) -> None:
-        if self._listener.fileno() >= 0:
-            self._loop.add_reader(self._listener, self._take)
-
-    def _take(self) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                client, peer = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                log.error("http.accept_failed", error=str(error))
-                self._loop.remove_reader(self._listener)
-                self._loop.call_later(ACCEPT_PAUSE_S, self._listen)
-                return
-            client.setblocking(False)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = self._loop.create_task(self._open(client, peer[0]))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-
-    async def _open(self, client: socket.socket, peer: str) -> None:
-        try:
-            named = await announced(client, HEAD_DEADLINE_S) if self._proxies.trusts(peer) else None
-            await self._loop.connect_accepted_socket(
-                lambda: self._connected(named),
-                client,
-                ssl=self._tls,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls is not None else None,
-            )
-        except BadProxyHeader as error:
-            log.info("http.proxy_header_refused", peer=peer, error=str(error))
-            client.close()
-        except OSError:  # the client has gone, or its handshake failed
-            client.close()
-        except asyncio.CancelledError:
-            client.close()
-            raise
-
-
 class HttpServer:
     """All listeners of one application, plain and TLS. proxies: whose word is taken for whom a request comes from."""
 
@@ -302,7 +229,8 @@ class HttpServer:
         # Whatever uvicorn would log about a client's bad bytes is the client's affair.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._state = ServerState()
-        self._servers: list[asyncio.Server | _Accepting] = []
+        self._servers: list[asyncio.Server | Accepting] = []
+        self._opening: set[asyncio.Task[None]] = set()
         self._proxies = proxies
         self._ticking: asyncio.Task[None] | None = None
         self._protocol = type(
@@ -314,17 +242,11 @@ class HttpServer:
     async def listen(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serves a bound socket."""
         loop = asyncio.get_running_loop()
-
-        def connected(announced: str | None = None) -> Protocol:
-            made: Protocol = self._protocol(self._config, self._state, {}, loop)
-            made.announced = announced
-            return made
-
         if self._proxies:
-            self._servers.append(_Accepting(listener, connected, self._proxies, tls))
+            self._servers.append(self._behind_proxies(listener, tls))
         else:
             server = await loop.create_server(
-                connected,
+                self._connected,
                 sock=listener,
                 ssl=tls,
                 backlog=BACKLOG,
@@ -334,10 +256,40 @@ class HttpServer:
         if self._ticking is None:
             self._ticking = loop.create_task(self._tick())
 
+    def _connected(self, host: str | None = None) -> Protocol:
+        made: Protocol = self._protocol(self._config, self._state, {}, asyncio.get_running_loop())
+        made.host = host
+        return made
+
+    def _behind_proxies(self, listener: socket.socket, tls: ssl.SSLContext | None) -> Accepting:
+        def admit(client: socket.socket, host: str) -> None:
+            task = asyncio.get_running_loop().create_task(self._open(client, host, tls))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+        listener.listen(BACKLOG)
+        return Accepting(listener, admit, door="http", proxies=self._proxies, patience_s=HEAD_DEADLINE_S)
+
+    async def _open(self, client: socket.socket, host: str, tls: ssl.SSLContext | None) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self._connected(host),
+                client,
+                ssl=tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S if tls is not None else None,
+            )
+        except OSError:  # the client has gone, or its handshake failed
+            client.close()
+        except asyncio.CancelledError:
+            client.close()
+            raise
+
     async def close(self, drain_s: float) -> None:
         """Takes no more connections, lets running requests finish for a while, then ends what is left."""
         for server in self._servers:
             server.close()
+        for opening in self._opening:
+            opening.cancel()
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:

@@ -11,7 +11,7 @@ import structlog
 
 from sendkit_server.events.refusals import Entry
 from sendkit_server.model.peer import address_group
-from sendkit_server.net.proxied import BadProxyHeader, announced
+from sendkit_server.net.accepting import Accepting
 from sendkit_server.smtp.service import Door
 from sendkit_server.smtp.shell import Shell
 from sendkit_server.wire import smtp_server_replies as say
@@ -19,8 +19,6 @@ from sendkit_server.wire.reply import Reply
 from sendkit_server.wire.smtp_server import speaks_other_protocol
 
 BACKLOG = 1_024
-ACCEPTS_AT_ONCE = 64  # then others get their turn
-ACCEPT_PAUSE_S = 1.0  # when the system has no more file descriptors
 LONGEST_SWEEP_S = 1.0
 PEEKED_BYTES = 16
 DISCARDED_BYTES = 65_536
@@ -40,9 +38,8 @@ class Listener:
         self._implicit_tls = implicit_tls
         self._settings = door.settings
         self._loop = asyncio.get_running_loop()
-        self._listeners: list[socket.socket] = []
+        self._listeners: list[Accepting] = []
         self._opening: dict[asyncio.Task[None], tuple[socket.socket, Shell]] = {}
-        self._introducing: dict[asyncio.Task[None], socket.socket] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -58,8 +55,8 @@ class Listener:
         """Take clients from a bound socket, which is the door's from now on."""
         listener.listen(BACKLOG)  # again where it listens: the queue is as long as was said last
         listener.setblocking(False)
-        self._listeners.append(listener)
-        self._loop.add_reader(listener, self._take, listener)
+        proxies, patience_s = self._settings.proxies, self._settings.proxy_s
+        self._listeners.append(Accepting(listener, self._admit, door="smtp", proxies=proxies, patience_s=patience_s))
         if self._sweeper is None:
             self._sweep()
 
@@ -67,7 +64,6 @@ class Listener:
         """Take nobody in any more, tell idle clients, let messages that are coming in finish for drain_s, hang up."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
-            self._loop.remove_reader(listener)
             listener.close()
         self._door.draining = True
         for connection in list(self._door.connections):
@@ -84,8 +80,7 @@ class Listener:
 
     async def _hang_up(self) -> None:
         connections = list(self._door.connections)
-        tasks = [connection.task for connection in connections if connection.task]
-        tasks += [*self._opening, *self._introducing]
+        tasks = [connection.task for connection in connections if connection.task] + list(self._opening)
         for connection in connections:
             connection.abort()
         for task in tasks:
@@ -93,48 +88,6 @@ class Listener:
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in connections:
             connection.forget()  # the loop does not report the loss of a connection in mid-handshake
-
-    def _take(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                client, peer = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                log.error("smtp.accept_failed", error=str(error))
-                self._loop.remove_reader(listener)
-                self._loop.call_later(ACCEPT_PAUSE_S, self._listen_again, listener)
-                return
-            client.setblocking(False)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._settings.proxies.trusts(peer[0]):
-                task = self._loop.create_task(self._introduced(client, peer[0]))
-                self._introducing[task] = client
-                task.add_done_callback(self._was_introduced)
-            else:
-                self._admit(client, peer[0])
-
-    async def _introduced(self, client: socket.socket, proxy: str) -> None:
-        """A connection from a trusted proxy: whom it comes for is said first, if it is said."""
-        try:
-            host = await announced(client, self._settings.proxy_s) or proxy
-        except (BadProxyHeader, OSError) as error:
-            log.info("smtp.proxy_header_refused", peer=proxy, error=str(error))
-            client.close()
-            return
-        if self._door.draining:
-            client.close()
-            return
-        self._admit(client, host)
-
-    def _was_introduced(self, task: asyncio.Task[None]) -> None:
-        client = self._introducing.pop(task)
-        if task.cancelled():
-            client.close()
-
-    def _listen_again(self, listener: socket.socket) -> None:
-        if listener in self._listeners:
-            self._loop.add_reader(listener, self._take, listener)
 
     def _admit(self, client: socket.socket, host: str) -> None:
         address = address_group(host)

@@ -106,7 +106,7 @@ async def test_connections_that_have_said_nothing_end_with_the_server() -> None:
     async with serving(tells_who, LOOPBACK) as (server, port):
         with socket.create_connection(("127.0.0.1", port), 20) as silent:
             async with asyncio.timeout(20):
-                while not server._servers[0]._opening:  # type: ignore[union-attr]
+                while not server._servers[0]._introducing:  # type: ignore[union-attr]
                     await asyncio.sleep(0.01)
             await server.close(0)
             assert await asyncio.to_thread(silent.recv, 10) == b""
