@@ -32,11 +32,6 @@ class LimitSettings(msgspec.Struct, frozen=True):
         """Whether recipients are counted."""
         return self.monthly_quota is not None or self.warm_up
 
-    @property
-    def any_rate(self) -> bool:
-        """Whether calls are counted."""
-        return self.team_rate is not None or self.key_rate is not None
-
 
 class Rate(msgspec.Struct, frozen=True):
     """Where a caller stands. reset_s: seconds until the next window.  refused: this call is one too many."""

@@ -68,7 +68,7 @@ def of_submission(submission: Submission) -> Call | None:
     # The members and not the bytes: the same mail as JSON and as a form is the same call.
     asked = msgspec.structs.replace(submission, key=_NOBODY, idempotency_key=None, client="")
     fingerprint = hashlib.sha256(_pack(asked)).digest()
-    return Call(submission.key.team_id, _scope(submission.path, submission.key), _checked(key), fingerprint)
+    return Call(submission.key.team_id, _scope(submission.path, submission.key.captures), _checked(key), fingerprint)
 
 
 def of_raw(submission: RawSubmission, key: str | None) -> Call | None:
@@ -77,8 +77,8 @@ def of_raw(submission: RawSubmission, key: str | None) -> Call | None:
         return None
     # A mailer makes the mail anew when it tries again: what names it and when is not what is asked for.
     bare = msgspec.structs.replace(submission, raw=_without_chance(submission.raw, _CHANCE_BESIDE_A_KEY))
-    captured = submission.capture or submission.key.captures
-    return Call(submission.key.team_id, _scope(SMTP, submission.key, captured=captured), _checked(key), _digest(bare))
+    scope = _scope(SMTP, submission.capture or submission.key.captures)
+    return Call(submission.key.team_id, scope, _checked(key), _digest(bare))
 
 
 def same_bytes(submission: RawSubmission, *, named: bool) -> Call | None:
@@ -96,9 +96,9 @@ def same_bytes(submission: RawSubmission, *, named: bool) -> Call | None:
     return Call(submission.key.team_id, SAME_BYTES, digest.hex(), digest)
 
 
-def _scope(path: str, key: ApiKey, *, captured: bool | None = None) -> str:
+def _scope(path: str, is_captured: bool) -> str:
     """What is only captured is no answer to who wants it sent, such as the same program once its key is a live one."""
-    return f"{path} captured" if (key.captures if captured is None else captured) else path
+    return f"{path} captured" if is_captured else path
 
 
 def given(headers: Iterable[tuple[str, str]]) -> str | None:

@@ -83,7 +83,7 @@ def _same(member: str, one: str | bool, other: str | bool) -> bool:
         return one.lower() == other.lower()
     try:
         return from_text(one) == from_text(other)
-    except (ValueError, OverflowError):
+    except ValueError:
         return one == other  # whatever it is, it is refused by its own words
 
 

@@ -41,8 +41,8 @@ class InDelivery(Protocol):
     def turn(self, site: str, message_id: str) -> str:
         """How it stands with a mail."""
 
-    def delay(self, site: str) -> str:
-        """Why mail for a site waits; "": nothing is known to keep it."""
+    def delay(self, site: str) -> str | None:
+        """Why mail for a site waits; None: nothing is known to keep it."""
 
 
 class Service:
@@ -93,7 +93,7 @@ class Service:
 
     def delay(self, site: str) -> str | None:
         """Why mail for a site waits in this process's memory, if that is known."""
-        return (self.delivery.delay(site) or None) if self.delivery is not None else None
+        return self.delivery.delay(site) if self.delivery is not None else None
 
     async def in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs something long off the loop."""

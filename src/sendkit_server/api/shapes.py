@@ -16,10 +16,10 @@ from sendkit_server.manage.domains import RECORD_TTL_S, DnsRecord, Domain
 from sendkit_server.manage.queue import HELD, Waiting
 from sendkit_server.manage.senders import Sender
 from sendkit_server.model.address import Mailbox
-from sendkit_server.model.bounce import judge
 from sendkit_server.model.instant import api_time
 from sendkit_server.model.mail import Accepted, Warning_
 from sendkit_server.model.status import UNSETTLED, Status, last_event
+from sendkit_server.store.queries.bounces import judged
 from sendkit_server.store.queries.emails import Email
 from sendkit_server.store.queries.once import DEDUPLICATED
 from sendkit_server.store.queries.rows import AnyRow
@@ -118,15 +118,15 @@ def recipient(row: AnyRow, held: Collection[str], turn: Turn) -> Shape:
 
 def bounce(row: AnyRow) -> Shape:
     """What the refusal says about the address, judged by today's rules."""
-    judged = judge(row.reason or "", row.code, row.enhanced, row.explanation or "", row.site)
+    found = judged(row)
     return {
-        "type": judged.type,
-        "subtype": judged.subtype,
+        "type": found.type,
+        "subtype": found.subtype,
         "code": row.code,
         "enhanced": row.enhanced,
         "diagnostic": row.explanation,
-        "explanation": judged.explanation,
-        "action": judged.action,
+        "explanation": found.explanation,
+        "action": found.action,
     }
 
 

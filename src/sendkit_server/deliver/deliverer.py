@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from functools import partial
 from ipaddress import ip_network
 from typing import Any, Protocol
 
@@ -313,11 +312,11 @@ class Deliverer:
         why = self.delay(site)
         return f"It waits for its turn at {site}" + (f": {why.rstrip('.')}." if why else ".")
 
-    def delay(self, site: str) -> str:
-        """Why mail for a site waits in memory; "" when nothing is known to keep it."""
+    def delay(self, site: str) -> str | None:
+        """Why mail for a site waits in memory; None when nothing is known to keep it."""
         if site in self._resolving:
             return "DNS is being asked for its mail hosts"
-        return next(filter(None, (lane.delay() for lane in self._lanes.leading_to(site) if lane.parcels)), "")
+        return next(filter(None, (lane.delay() for lane in self._lanes.leading_to(site) if lane.parcels)), None)
 
     def ways(self) -> list[dict[str, Any]]:
         """Each way that mail can take, and how it is, as JSON values."""
@@ -551,8 +550,8 @@ class Deliverer:
         if none.host is not None and parcel.message.require_tls and not _needs_tls(way):
             return
         refuses_login = why.reason == SMARTHOST_AUTH_FAILED and (why.code is None or why.code >= 500)
-        note = way.health.broken if refuses_login else partial(way.health.failed, way.name)
-        if note(why.text, self._clock()):
+        health, now = way.health, self._clock()
+        if health.broken(why.text, now) if refuses_login else health.failed(None, why.text, now):
             self._tell_down(way, why)
 
     def _tell_down(self, way: Way, why: Outcome) -> None:

@@ -15,28 +15,30 @@ LONGEST_MS = 5 * MINUTE_MS
 
 
 class Health:
-    """Of one way. one_place: it leads to a relay or a provider, not to many sites."""
+    """Of one way."""
 
-    def __init__(self, *, one_place: bool = False) -> None:
-        self._one_place = one_place
+    def __init__(self) -> None:
         self.reason = ""  # what the last failure said
         self.down_since: Instant | None = None
-        self._unreachable: set[str] = set()
+        self._failures: list[str | None] = []  # in a row; of each site one
         self._look_at: Instant = 0
         self._pause_ms = MINUTE_MS
 
     def worked(self) -> None:
         """Some server has answered."""
-        if self._unreachable:
-            self._unreachable.clear()
+        if self._failures:
+            self._failures.clear()
             self.down_since, self.reason, self._pause_ms = None, "", MINUTE_MS
 
-    def failed(self, site: str, reason: str, now: Instant) -> bool:
-        """No host of a site took a connection. Whether that has just brought the way down."""
+    def failed(self, site: str | None, reason: str, now: Instant) -> bool:
+        """No host of a site took a connection. Whether that has just brought the way down.
+
+        site: None for the one place that a way to a relay or a provider leads to, of which each failure counts.
+        """
         self.reason = reason
-        if len(self._unreachable) < SITES:
-            self._unreachable.add(str(len(self._unreachable)) if self._one_place else site)
-        if len(self._unreachable) < SITES:
+        if len(self._failures) < SITES and (site is None or site not in self._failures):
+            self._failures.append(site)
+        if len(self._failures) < SITES:
             return False
         newly = self.down_since is None
         if newly:
@@ -49,7 +51,7 @@ class Health:
         newly = self.down_since is None
         self.reason = reason
         if newly:
-            self._unreachable.add("")
+            self._failures.append(None)
             self.down_since, self._look_at = now, now + self._pause_ms
         return newly
 

@@ -160,8 +160,8 @@ class Lane:
         """Whether a mail is on the wire."""
         return any(parcel.message.id == message_id for parcel in self._on_wire)
 
-    def delay(self) -> str:
-        """Why what is in the lane's memory waits; "" when nothing is known to keep it."""
+    def delay(self) -> str | None:
+        """Why what is in the lane's memory waits; None when nothing is known to keep it."""
         until, reason = self._pause()
         if until is not None:
             return f"paused until {api_time(until)}: {reason}"
@@ -173,7 +173,7 @@ class Lane:
                 if len(self._on_wire) == 1
                 else f"all {len(self._on_wire)} connections are at work"
             )
-        return ""
+        return None
 
     def go_on(self) -> None:
         """A connection may be opened again."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from sendkit_server.deliver.office import Tried
-from sendkit_server.deliver.outcome import gave_up
+from sendkit_server.deliver.outcome import TOO_MANY_RECIPIENTS, gave_up
 from sendkit_server.deliver.parcel import Parcel
 from sendkit_server.deliver.plan import Way
 from sendkit_server.deliver.room import Room, weight_of
@@ -22,8 +22,6 @@ from sendkit_server.model.outcome import Attempt, Outcome, Result
 from sendkit_server.model.retry import next_attempt
 from sendkit_server.store.errors import StoreUnavailable
 from sendkit_server.store.values import Completion, Job
-
-TOO_MANY_RECIPIENTS = "too_many_recipients"  # as outcome.py words it
 
 WRITE_RETRY_S = (0.1, 0.5, 2.0, 5.0)  # the last repeats
 

@@ -49,6 +49,7 @@ LOOPS_BACK = Outcome(
 MTA_STS_FAILED = "mta_sts_failed"
 DANE_FAILED = "dane_failed"
 SMARTHOST_AUTH_FAILED = "smarthost_auth_failed"
+TOO_MANY_RECIPIENTS = "too_many_recipients"
 
 EXPIRED = Outcome(Result.EXPIRED, "expired", "Its expires_at came before it could be delivered; it was not sent.")
 
@@ -64,7 +65,7 @@ _REASONS_BY_DETAIL = {
     "2.2": "mailbox_full",
     "2.3": "message_too_large",
     "3.4": "message_too_large",
-    "5.3": "too_many_recipients",
+    "5.3": TOO_MANY_RECIPIENTS,
     "6.7": "smtputf8_required",
 }
 _REASONS_BY_SUBJECT = {"1": "mailbox_unavailable", "3": "system_refused", "4": "network_trouble", "7": "policy"}
@@ -91,7 +92,7 @@ def classify(verdict: Verdict, host: str, *, others_taken: bool = False) -> Outc
         return Outcome(Result.DELIVERED, "delivered", f"{host} said: {reply.transcript}", code, enhanced)
     too_many = others_taken and verdict.step is Step.RCPT and _is_too_many(reply)
     result = Result.DEFERRED if code < 500 or too_many else Result.BOUNCED
-    reason = "too_many_recipients" if too_many else reason_of(verdict.step, reply)
+    reason = TOO_MANY_RECIPIENTS if too_many else reason_of(verdict.step, reply)
     return Outcome(result, reason, f"{host} said after {_wording(verdict.step)}: {code} {reply.text}", code, enhanced)
 
 

@@ -25,7 +25,7 @@ class Way:
     def __init__(self, route: Route, source: Source = ANY_SOURCE) -> None:
         self.route = route
         self.source = source
-        self.health = Health(one_place=not isinstance(route, Direct))
+        self.health = Health()
 
     @property
     def name(self) -> str:

@@ -201,7 +201,7 @@ async def _list_queue(context: Context, team_id: int, arguments: Mapping[str, An
                 "next_attempt_at": api_time(lane.next_attempt_at),
                 "last_answer": lane.last_answer,
                 "reason": lane.reason,
-                "waits_for": (context.delay(lane.site) or None) if lane.in_flight else None,
+                "waits_for": context.delay(lane.site) if lane.in_flight else None,
                 "held": lane.held,
             }
             for lane in await queue.waiting(context.store, team_id)

@@ -27,7 +27,7 @@ class Context(msgspec.Struct, frozen=True):
     clock: Callable[[], Instant]
     entropy: Callable[[int], bytes]
     routes: Callable[[], list[Json]]
-    delay: Callable[[str], str] = lambda site: ""
+    delay: Callable[[str], str | None] = lambda site: None
     count_inbound: Callable[[str], None] = lambda kind: None
     public_url: str = ""
     certificates: Wanted = Wanted()

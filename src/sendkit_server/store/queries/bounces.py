@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
+from sendkit_server.model.bounce import Bounce, judge
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.status import Status, message_status
 from sendkit_server.store.queries.rows import AnyRow
@@ -23,6 +24,11 @@ def find_message(connection: Connection, message_id: str) -> AnyRow | None:
         .with_for_update(of=message)
     )
     return connection.execute(query).one_or_none()
+
+
+def judged(row: AnyRow) -> Bounce:
+    """What a recipient's end says about its address, by today's rules."""
+    return judge(row.reason or "", row.code, row.enhanced, row.explanation or "", row.site)
 
 
 def recipients_of(connection: Connection, team_id: int, message_id: str) -> Sequence[AnyRow]:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, text
 
-from sendkit_server.model.bounce import Bounce, BounceType, judge
+from sendkit_server.model.bounce import BounceType
 from sendkit_server.model.ids import ENTROPY_BYTES, id_floor, make_id
 from sendkit_server.model.instant import Instant
 from sendkit_server.model.status import Status
 from sendkit_server.model.suppression import PREFIX, SOFT_BOUNCES, SuppressionReason
+from sendkit_server.store.queries.bounces import judged
 from sendkit_server.store.queries.emails import MAX_COUNT
 from sendkit_server.store.queries.rows import AnyRow
 from sendkit_server.store.rows import json_text, words
@@ -112,7 +113,7 @@ def add_after_soft_bounces(connection: Connection, team_id: int, address: str, n
     last = found[0]
     evidence = {
         "message_id": last.message_id,
-        "subtype": _judge(last).subtype,
+        "subtype": judged(last).subtype,
         "code": last.code,
         "enhanced": last.enhanced,
         "text": last.explanation,
@@ -126,11 +127,7 @@ def is_soft_bounce(row: AnyRow) -> bool:
     """Whether a settled recipient ended with a server's word that its mailbox is good, but not now."""
     if row.status not in (Status.BOUNCED, Status.FAILED) or row.code is None:
         return False
-    return _judge(row).type is BounceType.SOFT
-
-
-def _judge(row: AnyRow) -> Bounce:
-    return judge(row.reason or "", row.code, row.enhanced, row.explanation or "", row.site)
+    return judged(row).type is BounceType.SOFT
 
 
 def _last_told(connection: Connection, team_id: int, address: str) -> Sequence[AnyRow]:
