@@ -73,11 +73,18 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def save(prefix: str, machine: Mapping[str, str], content: Mapping[str, Any]) -> Path:
-    """A run as JSON. Names of machines do not belong into a repository."""
+def show(machine: Mapping[str, str]) -> None:
+    """What a run ran on, in front of its table."""
+    for name, value in machine.items():
+        print(f"{name + ':':<16}{value}")
+    print()
+
+
+def save(prefix: str, machine: Mapping[str, str], content: Mapping[str, Any]) -> None:
+    """A run as JSON, and where it is. Names of machines do not belong into a repository."""
     now = datetime.datetime.now(datetime.UTC)
     path = HERE / "results" / f"{prefix}{now:%Y-%m-%d-%H%M}.json"
     path.parent.mkdir(exist_ok=True)
     whole = msgspec.to_builtins({"at": f"{now:%Y-%m-%dT%H:%MZ}", "machine": machine, **content})
     path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    return path
+    print(f"\n{path.relative_to(HERE.parent)}")

@@ -271,7 +271,7 @@ def main() -> None:
             {**msgspec.to_builtins(part), "ratio": part.ratio, "ratio of CPU a mail": part.cpu_ratio}
             for part in bench.parts
         ]
-        print(f"\n{frame.save('hostile-', found, {'amount': amount, 'parts': parts}).relative_to(HERE.parent)}")
+        frame.save("hostile-", found, {"amount": amount, "parts": parts})
 
 
 if __name__ == "__main__":

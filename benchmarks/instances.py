@@ -308,6 +308,12 @@ class Sendkit:
         found = re.search(rb"^" + metric.encode() + rb" ([0-9.e+]+)$", self.call("/metrics"), re.MULTILINE)
         return int(float(found[1])) if found else 0
 
+    def check_first_tries(self, name: str = "Sendkit") -> None:
+        """Failed when anything was not delivered at its first try."""
+        for metric in ("sendkit_deferred_total", "sendkit_failed_total"):
+            if self.count(metric):
+                raise Failed(f"{metric} of {name} is not 0: the run did not measure what it should")
+
     def prepare(self) -> None:
         """A domain with its RSA-2048 key and an API key, on the running server."""
         self.command("domains", "add", mails.SENDER_DOMAIN, "--trust")

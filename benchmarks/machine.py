@@ -7,12 +7,14 @@ import os
 import platform
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 FSYNCS = 200
+QUIET_S, QUIET_CPU_S = 0.25, 0.04
 
 
 def describe(directory: Path) -> dict[str, str]:
@@ -53,6 +55,17 @@ def resident_mb(pid: int | str) -> tuple[float, float]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     found = {name: value for name, _, value in (line.partition(":") for line in lines)}
     return tuple(int(found[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]  # two names, two values
+
+
+def until_quiet(worked_s: Callable[[], float], most_s: float) -> None:
+    """Waits until what is watched hardly works any more. worked_s: its seconds of CPU so far.  most_s: for so long at most."""
+    deadline = perf_counter() + most_s
+    spent = worked_s()
+    while perf_counter() < deadline:
+        sleep(QUIET_S)
+        before, spent = spent, worked_s()
+        if spent - before < QUIET_CPU_S:
+            return
 
 
 def cpu_s(pid: int) -> float:
